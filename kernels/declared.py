@@ -116,7 +116,9 @@ class Op:
     @cached_property
     def kind(self) -> int | None:
         """Where the kind of noise stands, if it takes one."""
-        return self.parameters.index("kind") if "kind" in self.parameters else None
+        if "kind" in self.parameters:
+            return self.parameters.index("kind")
+        return None
 
 
 OPS: dict[str, Op] = {}

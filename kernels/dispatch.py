@@ -103,7 +103,9 @@ def _module(name: str) -> ModuleType:
 def implementation(name: str, device: str) -> Callable[..., bool | None] | None:
     """The fused implementation of an op on a type of device, or None."""
     served = backend().devices.get(device, "reference")
-    return getattr(_module(served), name, None) if served != "reference" else None
+    if served != "reference":
+        return getattr(_module(served), name, None)
+    return None
 
 
 def _refuse(*args) -> bool:
@@ -141,7 +143,9 @@ def _missing(name: str, device: str) -> Callable[..., bool]:
 
 def _left(name: str) -> Mapping[str, str]:
     """The backends that leave an op to the reference on purpose, and why."""
-    return declared.OPS[name].left if name in declared.OPS else {}
+    if name in declared.OPS:
+        return declared.OPS[name].left
+    return {}
 
 
 def traced(x: Tensor) -> bool:

@@ -73,7 +73,9 @@ def _combined(ins, weights, base, keys, streams, dtypes):
 def _bare(x):
     """A tensor without its subclass, which has had its say by now, and would have the op show
     itself again without an end."""
-    return x.as_subclass(Tensor) if isinstance(x, Tensor) and type(x) is not Tensor else x
+    if isinstance(x, Tensor) and type(x) is not Tensor:
+        return x.as_subclass(Tensor)
+    return x
 
 
 def _eager(op: Op):

@@ -161,9 +161,13 @@ def streams(given, device: torch.device, batch: int | None = None) -> Tensor:
 
 def signed(number):
     """A whole number as the signed one with the same 64 bits; anything else as it is."""
-    return (int(number) + 2**63) % 2**64 - 2**63 if isinstance(number, (int, Integral)) else number
+    if isinstance(number, (int, Integral)):
+        return (int(number) + 2**63) % 2**64 - 2**63
+    return number
 
 
 def signed_all(numbers):
     """``signed`` of a list of whole numbers; a tensor as it is."""
-    return numbers if isinstance(numbers, Tensor) else [signed(n) for n in numbers]
+    if isinstance(numbers, Tensor):
+        return numbers
+    return [signed(n) for n in numbers]

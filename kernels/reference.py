@@ -352,7 +352,9 @@ def _row(weights: Weights, i: int, n: int, dim: int) -> Sequence[Scale]:
 def _along(dim: int) -> tuple[int, ...]:
     """The shape that lays numbers of samples along the first of so many dimensions; without any
     there is one sample."""
-    return (-1, *[1] * (dim - 1)) if dim else ()
+    if dim:
+        return (-1, *[1] * (dim - 1))
+    return ()
 
 
 def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[Scale]) -> None:
@@ -378,7 +380,9 @@ def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[Scale]) -> Non
 
 
 def _column(value: Scale, like: Tensor) -> Scale:
-    return value.to(like.dtype).reshape(_along(like.dim())) if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return value.to(like.dtype).reshape(_along(like.dim()))
+    return value
 
 
 def _batch(x: Tensor) -> int:

@@ -27,7 +27,9 @@ class Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, fullname, path=None, target=None):
         """The spec of an old name, or None."""
-        return importlib.util.spec_from_loader(fullname, self) if fullname in MOVED else None
+        if fullname in MOVED:
+            return importlib.util.spec_from_loader(fullname, self)
+        return None
 
     def create_module(self, spec) -> ModuleType:
         """The module under its new name."""

@@ -316,7 +316,9 @@ class Mixture:
 
 
 def _rotate(z: Tensor, vectors: Tensor | None) -> Tensor:
-    return z if vectors is None else torch.einsum("bkj,kij->bki", z, vectors)
+    if vectors is None:
+        return z
+    return torch.einsum("bkj,kij->bki", z, vectors)
 
 
 def _flat(c: Tensor, x: Tensor) -> Tensor:

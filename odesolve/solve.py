@@ -204,7 +204,9 @@ class _Problem:
     def watched(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
         """Events as they are asked beside f."""
         shielded = tuple(event.shielded() for event in listed(events))
-        return shielded if self.of_model is None else tuple(map(self.of_model.event, shielded))
+        if self.of_model is None:
+            return shielded
+        return tuple(map(self.of_model.event, shielded))
 
     def check(self, how: Controlled, plain: bool) -> None:
         """Raise OdesolveError for what a solve with steps of one size, or with gradients, or in the
@@ -227,13 +229,17 @@ class _Problem:
     def counted(self, solution: Solution) -> Solution:
         """With the calls that looked whether f is steady."""
         extra = self.steady.extra
-        return replace(solution, nfe=solution.nfe + extra) if extra else solution
+        if extra:
+            return replace(solution, nfe=solution.nfe + extra)
+        return solution
 
     def solved(self, way: Controlled | EqualSteps, y0: State) -> Solution:
         """The solution, with times of the path where a model is solved in another clock."""
         drift = Drift(self.f, y0, self.args, self.by_sample)
         result = self.counted(solution(*way.run(drift, self.times, self.method)))
-        return result if self.of_model is None else self.of_model.back(result)
+        if self.of_model is None:
+            return result
+        return self.of_model.back(result)
 
 
 def _problem(

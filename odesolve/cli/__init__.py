@@ -65,7 +65,9 @@ def _as_program() -> None:
 
     def one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
         note = f"odesolve: note: {' '.join(str(message).split())}\n"
-        return note if category is UserWarning else plain(message, category, *where, **line)
+        if category is UserWarning:
+            return note
+        return plain(message, category, *where, **line)
 
     warnings.formatwarning = one_line
     for stream in (sys.stdout, sys.stderr):

@@ -51,7 +51,9 @@ def _one_form(value: Any, name: str) -> Any:
     if name == "gather":
         return bool(value)
     if name in ("noise", "ids") and isinstance(value, (list, tuple)):
-        return [int(v) for v in value] if all(isinstance(v, int) for v in value) else value
+        if all(isinstance(v, int) for v in value):
+            return [int(v) for v in value]
+        return value
     if name == "ids" and isinstance(value, Tensor) and not value.is_floating_point():
         return value.tolist()
     return value

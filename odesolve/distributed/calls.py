@@ -226,7 +226,9 @@ class _Batch:
             full=True,
         )
         assert isinstance(drawn, Sample)
-        return drawn if len(rows) else replace(drawn, x=drawn.x[:0], status="ok")
+        if len(rows):
+            return drawn
+        return replace(drawn, x=drawn.x[:0], status="ok")
 
 
 def _checked(
@@ -246,7 +248,9 @@ def _checked(
 
 
 def _ids(batch: int, ids: Ids | None) -> Tensor:
-    return torch.arange(batch) if ids is None else ids_of(batch, ids).cpu()
+    if ids is None:
+        return torch.arange(batch)
+    return ids_of(batch, ids).cpu()
 
 
 @ranked("distributed.log_prob")

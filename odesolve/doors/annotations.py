@@ -266,4 +266,6 @@ def _only_callable(annotation: str) -> bool:
 
 
 def _shown(given: Any) -> str:
-    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    return type(given).__name__

@@ -62,7 +62,9 @@ def parameters(fn: Any) -> tuple[str, ...]:
         fn = getattr(fn, "__call__", fn)  # noqa: B004
     bound = getattr(fn, "__self__", None) is not None
     code = getattr(getattr(fn, "__func__", fn), "__code__", None)
-    return () if code is None else code.co_varnames[bound : code.co_argcount]
+    if code is None:
+        return ()
+    return code.co_varnames[bound : code.co_argcount]
 
 
 def check_order(fn: Any, what: str, call: str, first: set[str], second: set[str]) -> None:
@@ -210,4 +212,6 @@ def _shape(value: Any) -> Any:
         return tuple(value.shape)
     if isinstance(value, dict):
         return {k: _shape(v) for k, v in value.items()}
-    return [_shape(v) for v in value] if isinstance(value, (tuple, list)) else type(value).__name__
+    if isinstance(value, (tuple, list)):
+        return [_shape(v) for v in value]
+    return type(value).__name__

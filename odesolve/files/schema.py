@@ -92,7 +92,9 @@ def _quick(text: str) -> Any:
         values = _ANY.decode(text)
     except msgspec.DecodeError:
         return None
-    return values if text.count('":') == _keys(values) else None
+    if text.count('":') == _keys(values):
+        return values
+    return None
 
 
 def _keys(value: Any) -> int:
@@ -135,7 +137,9 @@ def _unreal(value: Any) -> str | None:
     elif isinstance(value, list):
         parts = [(f"[{k}]", part) for k, part in enumerate(value)]
     else:
-        return "" if isinstance(value, float) and not math.isfinite(value) else None
+        if isinstance(value, float) and not math.isfinite(value):
+            return ""
+        return None
     places = ((name, _unreal(part)) for name, part in parts)
     return next((f"{name}{place}" for name, place in places if place is not None), None)
 

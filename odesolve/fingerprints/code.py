@@ -148,7 +148,9 @@ def outside(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 def used(value: Any, names: frozenset[str]) -> Any:
     """The value itself; for a module, its members that code with these names may use."""
-    return seen_by(value, names) if isinstance(value, types.ModuleType) else value
+    if isinstance(value, types.ModuleType):
+        return seen_by(value, names)
+    return value
 
 
 @cache

@@ -281,7 +281,9 @@ def _mapping(held: Mapping) -> Parts:
 def _unprefixed(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Weights by their names within a network, whatever it was wrapped in."""
     plain = [(PREFIX.sub("", name), value) for name, value in items]
-    return plain if len(dict(plain)) == len(plain) else items
+    if len(dict(plain)) == len(plain):
+        return plain
+    return items
 
 
 def _sequence(held: Any) -> Parts:

@@ -161,7 +161,9 @@ class Callee:
 
     def of(self, fn: Callable[..., Any]) -> Callee:
         """This door where its function is fn, else a new one of the same kind."""
-        return self if self.given is fn else Callee(fn, self.what, at=self.at)
+        if self.given is fn:
+            return self
+        return Callee(fn, self.what, at=self.at)
 
     def _looked_at(
         self,

@@ -73,7 +73,9 @@ class Differentiating:
 
 def _leaf(x: Tensor) -> Tensor:
     """The same values as a leaf, which can be differentiated."""
-    return x.detach().requires_grad_() if x.is_floating_point() or x.is_complex() else x
+    if x.is_floating_point() or x.is_complex():
+        return x.detach().requires_grad_()
+    return x
 
 
 def _normal(x: Tensor) -> Tensor:

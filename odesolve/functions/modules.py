@@ -23,7 +23,9 @@ Names = frozenset[str]
 def modules_within(f: Any) -> list[nn.Module]:
     """The module that f is, or the modules that it holds, as far as they are cheap to find; nothing
     is called."""
-    return [f] if isinstance(f, nn.Module) else list(_inside(f, frozenset(), 0, set()))
+    if isinstance(f, nn.Module):
+        return [f]
+    return list(_inside(f, frozenset(), 0, set()))
 
 
 def _inside(value: Any, names: Names, depth: int, seen: set[int]) -> Iterator[nn.Module]:
@@ -66,7 +68,9 @@ def _attributes(owner: Any, names: Names) -> list[Any]:
     held = {k: getattr(owner, k, None) for k in slots}
     held |= getattr(owner, "__dict__", {})
     named = [v for k, v in held.items() if k in names]
-    return named if any(isinstance(v, nn.Module) for v in named) else list(held.values())
+    if any(isinstance(v, nn.Module) for v in named):
+        return named
+    return list(held.values())
 
 
 def _reached(owner: Any, f: Any) -> Names:

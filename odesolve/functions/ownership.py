@@ -30,7 +30,9 @@ def owned(out: Any) -> Any:
 def tensor_owned(out: Any, pool: list[Tensor] | None = None) -> Any:
     """``owned`` outside of a trace; copies are made in memory of the pool where there is one."""
     if type(out) is not Tensor:
-        return out.clone() if isinstance(out, Tensor) and not dispatch.traced(out) else out
+        if isinstance(out, Tensor) and not dispatch.traced(out):
+            return out.clone()
+        return out
     try:
         storage = out.untyped_storage()
     except (
@@ -43,7 +45,9 @@ def tensor_owned(out: Any, pool: list[Tensor] | None = None) -> Any:
     base = out._base if held == VIEW and storage.resizable() else None
     if base is not None and (getrefcount(base), _owners(base)) == BASE:
         return out
-    return out.clone() if pool is None or out.requires_grad else _copied_to(out, pool)
+    if pool is None or out.requires_grad:
+        return out.clone()
+    return _copied_to(out, pool)
 
 
 def _copied_to(out: Tensor, pool: list[Tensor]) -> Tensor:

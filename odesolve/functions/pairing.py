@@ -18,7 +18,9 @@ NUMBERS = (*FLOATS, torch.complex32, torch.complex64, torch.complex128)
 def pairs(z: Tensor) -> Tensor:
     """Complex numbers (...) as real ones (..., 2), a view where memory allows it; real numbers as
     they are."""
-    return torch.view_as_real(z.resolve_conj()) if z.is_complex() else z
+    if z.is_complex():
+        return torch.view_as_real(z.resolve_conj())
+    return z
 
 
 def numbers(y: Tensor) -> Tensor:

@@ -210,7 +210,9 @@ def _copied(x: Any) -> Any:
         return x.detach().clone()
     if type(x) in (tuple, list):
         return type(x)(_copied(v) for v in x)
-    return {k: _copied(v) for k, v in x.items()} if type(x) is dict else x
+    if type(x) is dict:
+        return {k: _copied(v) for k, v in x.items()}
+    return x
 
 
 def _devices(x: Any) -> set[torch.device]:
@@ -218,7 +220,9 @@ def _devices(x: Any) -> set[torch.device]:
         return {x.device} if x.is_cuda else set()
     if type(x) is dict:
         x = list(x.values())
-    return set().union(*map(_devices, x)) if type(x) in (tuple, list) else set()
+    if type(x) in (tuple, list):
+        return set().union(*map(_devices, x))
+    return set()
 
 
 def _generators(question: Any) -> list[Any]:

@@ -76,4 +76,6 @@ def each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if type(value) in (tuple, list):
         return type(value)(each(x, change) for x in value)
-    return {k: each(x, change) for k, x in value.items()} if type(value) is dict else value
+    if type(value) is dict:
+        return {k: each(x, change) for k, x in value.items()}
+    return value

@@ -198,7 +198,9 @@ def executor_facts(executor: Executor | None) -> dict | None:
 
 
 def _rows(value: Any) -> int | None:
-    return len(value) if isinstance(value, Tensor) and value.dim() else None
+    if isinstance(value, Tensor) and value.dim():
+        return len(value)
+    return None
 
 
 def _check_batches(job: Job, model: ForIds, batches: Batches, batch: int) -> None:
@@ -223,4 +225,6 @@ def _check_batches(job: Job, model: ForIds, batches: Batches, batch: int) -> Non
 def _spread(numbers: list[int]) -> set[int]:
     """At most ``LOOKS`` of these numbers, the first and the last among them."""
     last = len(numbers) - 1
-    return {numbers[i * last // (LOOKS - 1)] for i in range(LOOKS)} if numbers else set()
+    if numbers:
+        return {numbers[i * last // (LOOKS - 1)] for i in range(LOOKS)}
+    return set()

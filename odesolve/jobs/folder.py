@@ -90,7 +90,9 @@ class Job:
         if match is None or match[3] != self.format:
             return None
         k = int(match[1])
-        return k if k < self.shards and folder == _folder_name(k) else None
+        if k < self.shards and folder == _folder_name(k):
+            return k
+        return None
 
     def scan(self) -> tuple[dict[int, list[str]], list[str]]:
         """The files of shards by their number, and other files among them, except for those that

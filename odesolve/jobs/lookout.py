@@ -91,7 +91,9 @@ class Lookout:
         """The leases under which shard k may be made: its own and, once its holder has used up the
         patience, another one for each time that this happened."""
         turn = self.turns.get(k, 0)
-        return [k, k + turn * (MOST + 1)] if turn else [k]
+        if turn:
+            return [k, k + turn * (MOST + 1)]
+        return [k]
 
     def taken_over(self, k: int, lease: int) -> None:
         """Warn that this process makes shard k, too."""

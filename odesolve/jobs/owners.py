@@ -60,7 +60,9 @@ def fresh_name() -> str:
 def owner_of(name: str) -> Owner | None:
     """The process that gave a name; None for names of another form."""
     match = NAME.search(name)
-    return None if match is None else Owner(match[1], int(match[2]), int(match[3]))
+    if match is None:
+        return None
+    return Owner(match[1], int(match[2]), int(match[3]))
 
 
 def left_behind(path: str | File) -> bool:

@@ -70,7 +70,9 @@ class Bound:
         """
         check_width(levels, low, high)
         bits = -self.value / (self.dim * math.log(2.0))
-        return bits if self.discrete else bits + math.log2(levels / (high - low))
+        if self.discrete:
+            return bits
+        return bits + math.log2(levels / (high - low))
 
 
 @door("ode.elbo", low=number(), high=number())

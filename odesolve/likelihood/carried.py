@@ -333,7 +333,9 @@ class _Visit:
         raw = self._answers
         if raw is None:
             raw = self._evaluated(self.entry, state)
-        return raw if connected else [r.detach() for r in raw]
+        if connected:
+            return raw
+        return [r.detach() for r in raw]
 
 
 def _differentiable(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:

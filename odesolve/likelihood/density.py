@@ -357,7 +357,9 @@ def _spent(integral: Integral, calls: int, products: int) -> Integral:
 
 def _waited(integral: Integral, rounds: int) -> Integral:
     known = integral.rounds
-    return integral if known is None else replace(integral, rounds=known + rounds)
+    if known is None:
+        return integral
+    return replace(integral, rounds=known + rounds)
 
 
 def _density_of(

@@ -65,7 +65,9 @@ def of_model(
     calls = (
         look(says, noisy, model.dtype, model.sharing, forward, clock) * model.evaluations_per_call
     )
-    return (torch.arange(len(x), device=x.device) < len(some)) * calls if batched else calls
+    if batched:
+        return (torch.arange(len(x), device=x.device) < len(some)) * calls
+    return calls
 
 
 def of_flow(

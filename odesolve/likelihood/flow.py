@@ -316,9 +316,9 @@ class VelocityFlow:
         return moved
 
     def log_base(self, y: Tensor) -> Tensor:
-        return (
-            normal_log_density(y, self.base_std) if self.base is None else log_density(self.base, y)
-        )
+        if self.base is None:
+            return normal_log_density(y, self.base_std)
+        return log_density(self.base, y)
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:
@@ -357,7 +357,9 @@ def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             f"the base's log-density is {given} for states {tuple(x.shape)}: return one number a "
             "sample, a real one"
         )
-    return found.double().flatten(1).sum(1) if found.dim() > 1 else found.double()
+    if found.dim() > 1:
+        return found.double().flatten(1).sum(1)
+    return found.double()
 
 
 def _determined(model: Model, t: float, c: float) -> bool:

@@ -54,7 +54,9 @@ def _between(rule: grids.Grid, times: tuple[float, float] | None, path: Path) ->
     """The rule with the ends that it has not got; ``times`` and ends of its own do not go
     together."""
     if times is None:
-        return rule if rule.stop is not None else replace(rule, stop=path.t_min)
+        if rule.stop is not None:
+            return rule
+        return replace(rule, stop=path.t_min)
     if rule.start is not None or rule.stop is not None:
         raise OdesolveError(f"t={times} and a grid with ends of its own: give one or the other")
     # The noise end is the rule's own, which may have to begin a little before it.

@@ -44,7 +44,9 @@ def settle_on_plan(probes: Probes, model: Model, plan: Plan, x: Tensor, from_noi
 def spent(probes: Probes) -> tuple[int, int]:
     """Network evaluations and Jacobian products of each sample that the choice of ``probes`` has
     taken."""
-    return (1 + len(SEEN), probes.spent) if isinstance(probes, AutoProbes) else (0, 0)
+    if isinstance(probes, AutoProbes):
+        return (1 + len(SEEN), probes.spent)
+    return (0, 0)
 
 
 @torch.no_grad()

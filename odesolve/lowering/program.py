@@ -37,21 +37,23 @@ class Guidance:
     def weights(self, t: float) -> dict[str, float]:
         """Weight of each branch at time t; the weights sum to 1, so they are the same for every
         prediction type."""
-        return self.mixed(t) if self.inside(t) else {"cond": 1.0}
+        if self.inside(t):
+            return self.mixed(t)
+        return {"cond": 1.0}
 
     def mixed(self, t: float | None = None) -> dict[str, float]:
         """Weight of each branch inside the interval; NaN where it depends on a time that is not
         given, or a function mixes."""
         scale = self.scale
         if scale is None:
-            return (
-                {"cond": math.nan, "uncond": math.nan}
-                if self.apart
-                else {"cond": 1.0, "excess": 1.0}
-            )
+            if self.apart:
+                return {"cond": math.nan, "uncond": math.nan}
+            return {"cond": 1.0, "excess": 1.0}
         if isinstance(scale, Schedule | Planned):
             scale = math.nan if t is None else scale.at(t)
-        return {"cond": 1.0} if scale == 1.0 else {"cond": scale, "uncond": 1.0 - scale}
+        if scale == 1.0:
+            return {"cond": 1.0}
+        return {"cond": scale, "uncond": 1.0 - scale}
 
     def planned(self, times: Iterable[float]) -> Guidance:
         """The same with the values at these times in the place of a function of time."""
@@ -162,7 +164,9 @@ class Block:
     @property
     def writes(self) -> tuple[int, ...]:
         """The slots that it writes."""
-        return self.outs if self.norm is None else (*self.outs, self.norm.slot)
+        if self.norm is None:
+            return self.outs
+        return (*self.outs, self.norm.slot)
 
     @property
     def draws(self) -> tuple[int, ...]:
@@ -204,7 +208,9 @@ class Transform:
     @property
     def draws(self) -> tuple[int, ...]:
         """The stream that it draws, if it draws one."""
-        return () if self.stream is None else (self.stream,)
+        if self.stream is None:
+            return ()
+        return (self.stream,)
 
 
 Op = Call | Block | Transform

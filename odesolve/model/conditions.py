@@ -64,7 +64,9 @@ def cut(value: Any, index: Tensor, batch: int, shared: Sequence[Any] = ()) -> An
         return value
     if isinstance(value, list):
         return [value[i] for i in index.tolist()]
-    return value[index] if isinstance(value, Tensor) else value[index.cpu().numpy()]
+    if isinstance(value, Tensor):
+        return value[index]
+    return value[index.cpu().numpy()]
 
 
 def shared_of(conditions: Iterable[Cond], batch: int, before: Sequence[Any] = ()) -> list[Any]:
@@ -103,8 +105,12 @@ def _nested(value: Any) -> bool:
 def _size(value: Any) -> int | None:
     """The length of what could hold one value for each sample; None of anything else."""
     if isinstance(value, Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape")):
-        return value.shape[0] if len(value.shape) else None
-    return len(value) if type(value) is list and not _nested(value) else None
+        if len(value.shape):
+            return value.shape[0]
+        return None
+    if type(value) is list and not _nested(value):
+        return len(value)
+    return None
 
 
 def stackable(cond: Cond, uncond: Cond, batch: int, shared: Sequence[Any] = ()) -> bool:

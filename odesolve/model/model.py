@@ -217,7 +217,9 @@ class Model:
     @property
     def evaluations_per_call(self) -> int:
         """Network evaluations that one evaluation of the guided model takes."""
-        return 2 if self.reading.guidance and self.reading.guidance.scale != 1.0 else 1
+        if self.reading.guidance and self.reading.guidance.scale != 1.0:
+            return 2
+        return 1
 
     @door("model.guided")
     def guided(

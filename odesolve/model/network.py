@@ -276,7 +276,9 @@ class Network:
     def _call(self, x: Tensor, t: Tensor, cond: Cond, read: bool = False) -> Tensor:
         door = self.door = self.door.of(self.net)
         if not x.requires_grad and not watching():  # nothing is recorded, by anybody
-            return door(x, t, named=cond, read=read) if cond else door.on(x, t, read)
+            if cond:
+                return door(x, t, named=cond, read=read)
+            return door.on(x, t, read)
         out = answer(door, x, t, named=cond, read=read) if cond else answer(door.on, x, t, read)
         refuse_inside("what the network returned", out, x)
         return out

@@ -201,7 +201,9 @@ def _converted(
         output = output + column(at.shift, x) * raw[-1]
     for name in reading.applies:
         output = owned(functions[name](output, at.t.clone()))
-    return output if at.out is None else _linear(at.out, x, output)
+    if at.out is None:
+        return output
+    return _linear(at.out, x, output)
 
 
 def _linear(factors: Pair, x: Tensor, output: Tensor) -> Tensor:

@@ -74,7 +74,9 @@ def model_problem(
     samples = (torch.arange(batch, device=x.device),)
 
     def of(index: Tensor) -> Model:
-        return model if len(index) == batch else model.rows(index, batch)
+        if len(index) == batch:
+            return model
+        return model.rows(index, batch)
 
     if not isinstance(solver, str) or solver not in NODES:
         return ModelProblem(
@@ -130,4 +132,6 @@ def _log_snr(path: Path, times: Times) -> tuple[Tensor, Tensor]:
 
 def _flat(t: Tensor) -> Tensor:
     """Times (B,) or a number, as a model takes them."""
-    return t.reshape(-1) if t.dim() else t
+    if t.dim():
+        return t.reshape(-1)
+    return t

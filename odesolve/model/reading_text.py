@@ -34,7 +34,9 @@ def typed_path(path: Path) -> str:
 
 def typed_time(time: Time) -> str:
     """A rule for the network's time as one types it."""
-    return f'"{time}"' if isinstance(time, str) else getattr(time, "__name__", "your function")
+    if isinstance(time, str):
+        return f'"{time}"'
+    return getattr(time, "__name__", "your function")
 
 
 def default_time(path: Path, predicts: str) -> str:

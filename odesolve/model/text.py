@@ -64,8 +64,6 @@ def _scale(model: Any, name: str, scale: Any) -> str:
     """A scale: its number, or the name of what gives one for each sample or time."""
     if isinstance(scale, Schedule | Planned):
         return "scale_of_t"
-    return (
-        "scales"
-        if name in model.network.strengths or not isinstance(scale, (int, float))
-        else f"{scale:g}"
-    )
+    if name in model.network.strengths or not isinstance(scale, (int, float)):
+        return "scales"
+    return f"{scale:g}"

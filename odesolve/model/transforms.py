@@ -75,7 +75,9 @@ class CFGRescale:
             return column(self.scale, like)
         if not isinstance(self.scale, Schedule):
             return self.scale
-        return column(known, like) if known is not None else self.scale.at(float(t))
+        if known is not None:
+            return column(known, like)
+        return self.scale.at(float(t))
 
     def rows(self, index: Tensor, batch: int) -> CFGRescale:
         """That of these samples (n,) of a batch."""
@@ -159,4 +161,6 @@ def data_transforms(
             "threshold", threshold, "a quantile of |x0|, such as 0.995", 0.0, 1.0, above=0.0
         )
         return {"threshold": Threshold(threshold, clip or 1.0)}
-    return {"clip": Clip(clip)} if clip is not None else {}
+    if clip is not None:
+        return {"clip": Clip(clip)}
+    return {}

@@ -25,7 +25,9 @@ def alphas_cumprod(config: Mapping[str, Any], lowest: float = LOWEST) -> Tensor:
     # CogVideoX (Yang et al. 2024): the SNR of every time divided by it.
     shift = float(config.get("snr_shift_scale") or 1.0)
     table = table / (shift + (1.0 - shift) * table)
-    return _without_signal(table, lowest) if config.get("rescale_betas_zero_snr") else table
+    if config.get("rescale_betas_zero_snr"):
+        return _without_signal(table, lowest)
+    return table
 
 
 def _without_signal(table: Tensor, lowest: float) -> Tensor:

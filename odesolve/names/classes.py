@@ -189,7 +189,9 @@ def _multistep(c: Given) -> Found:
         return _noise_form(c, order, rule, end, kind.startswith("sde"))
     if order == 3:
         return "dpmpp_3m_published", end
-    return ("ddim", {}) if order == 1 else ("res_2m" if rule == "heun" else "dpmpp_2m", end)
+    if order == 1:
+        return ("ddim", {})
+    return ("res_2m" if rule == "heun" else "dpmpp_2m", end)
 
 
 def _end(c: Given, order: int) -> dict[str, Any]:
@@ -203,7 +205,9 @@ def _end(c: Given, order: int) -> dict[str, Any]:
             "euler_at_final=True",
             "it drops from order 3 to 1 in one step: give lower_order_final=True",
         )
-    return {"taper": True} if (last if order == 2 else c.short) else {}
+    if last if order == 2 else c.short:
+        return {"taper": True}
+    return {}
 
 
 def _sde(c: Given, order: int, rule: str, end: Mapping[str, Any]) -> Found:
@@ -233,7 +237,9 @@ def _noise_form(c: Given, order: int, rule: str, end: dict[str, Any], noisy: boo
         return "deis_lamab1", end
     if end:
         raise c.differs("a first-order last step", "give lower_order_final=False")
-    return ("sde_dpm_solver_2m", {"second": rule}) if noisy else ("dpm_solver_2m", {})
+    if noisy:
+        return ("sde_dpm_solver_2m", {"second": rule})
+    return ("dpm_solver_2m", {})
 
 
 def _singlestep(c: Given) -> Found:

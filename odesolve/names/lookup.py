@@ -83,7 +83,9 @@ def _function(text: str, given: Mapping[str, Any]) -> Understood | None:
     for row in same:
         if row.peer and row.peer[1] == given:
             return _of_row(row, {})
-    return _of_row(same[0], given) if same else _comfy(name, given)
+    if same:
+        return _of_row(same[0], given)
+    return _comfy(name, given)
 
 
 def _label(text: str, given: Mapping[str, Any]) -> Understood | None:

@@ -182,7 +182,9 @@ class BrownianPath:
             )
         else:
             normal_sums(outs, self.keys, draws.streams, torch.stack(rows, 1))
-        return (outs[0], outs[1]) if area else outs[0]
+        if area:
+            return (outs[0], outs[1])
+        return outs[0]
 
 
 class _Walk:

@@ -199,4 +199,6 @@ def _clamp(x: Array, low: Array, high: Array) -> Array:
 
 
 def _wide(x: Array) -> Array:
-    return x.astype(np.float64) if isinstance(x, np.ndarray) else x.double()
+    if isinstance(x, np.ndarray):
+        return x.astype(np.float64)
+    return x.double()

@@ -212,7 +212,9 @@ class Interpolant:
             kx, kv = path.convert(t, "velocity", predicts)
             target = column(kx, x_t) * x_t + column(kv, x_t) * target
         each = mean_square(_said(self.model, x_t, t, cond) - target, counts)
-        return each if self.weight is None else each * self.weight(path, t).to(each.dtype)
+        if self.weight is None:
+            return each
+        return each * self.weight(path, t).to(each.dtype)
 
     def _drawn(self, x: Tensor, y: Tensor, z: Tensor | None, t: Tensor | None, cond, generator):
         check_data(x)

@@ -146,7 +146,9 @@ def named(coupling: Any) -> Any:
     "sinkhorn(reg=0.1)"; None for none."""
     instead = "one of odesolve.objectives.couplings"
     takes = ("x", "noise", "generator")
-    return None if coupling is None else built("coupling", coupling, NAMED, instead, takes)
+    if coupling is None:
+        return None
+    return built("coupling", coupling, NAMED, instead, takes)
 
 
 NAMED: dict[str, type] = {

@@ -123,7 +123,9 @@ def _error(
     if predicts != "data":
         aim = column(kx, x_t) * x_t + column(kd, x_t) * aim
     each = mean_square(said - aim, counts)
-    return each if factor is None else each * factor.to(each.dtype)
+    if factor is None:
+        return each
+    return each * factor.to(each.dtype)
 
 
 class ProgressiveDistillation:
@@ -389,6 +391,8 @@ def expanded(cond: Mapping[str, Any], batch: int) -> dict[str, Any]:
 
     def rows(v: Any) -> Any:
         one = isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == 1
-        return v.expand(batch, *v.shape[1:]) if one else v
+        if one:
+            return v.expand(batch, *v.shape[1:])
+        return v
 
     return {k: rows(v) for k, v in cond.items()}

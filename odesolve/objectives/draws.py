@@ -182,12 +182,16 @@ def mask_for(mask: Tensor | None, x: Tensor) -> Tensor | None:
     """A mask or weights of numbers as factors (B, ...), whose mean over a sample is 1. Errors are
     those of ``counted``."""
     own = counted(mask, x)
-    return None if own is None else own / column(own.flatten(1).mean(1), x)
+    if own is None:
+        return None
+    return own / column(own.flatten(1).mean(1), x)
 
 
 def numbers(mask: Tensor | None, x: Tensor) -> float | Tensor:
     """How many numbers of a sample count, or what they weigh, (B,)."""
-    return x[0].numel() if mask is None else mask.to(x).expand(x.shape).flatten(1).sum(1)
+    if mask is None:
+        return x[0].numel()
+    return mask.to(x).expand(x.shape).flatten(1).sum(1)
 
 
 def sum_over(values: Tensor, counts: Tensor | None = None) -> Tensor:

@@ -71,9 +71,9 @@ def infinite(
     path = path.base if isinstance(path, Flipped) else path
     if path.training_steps is not None:
         t = torch.arange(1, path.training_steps + 1, dtype=torch.float64) / path.training_steps
-        return (
-            [] if bool(_size(path, t, predicts, weight, sigma_data).isfinite().all()) else ["noise"]
-        )
+        if bool(_size(path, t, predicts, weight, sigma_data).isfinite().all()):
+            return []
+        return ["noise"]
     if isinstance(law, laws.Importance):
         # of which it has a part everywhere
         law = laws.Uniform()

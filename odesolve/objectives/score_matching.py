@@ -59,7 +59,9 @@ class States:
 
     def weighed(self, x: Tensor) -> Tensor:
         """The field at x times what its numbers weigh, whose divergence is theirs."""
-        return self.field(x) if self.counts is None else self.counts * self.field(x)
+        if self.counts is None:
+            return self.field(x)
+        return self.counts * self.field(x)
 
     def half_square(self, v: Tensor, within: bool = False) -> Tensor:
         """Half of the weighted sum of squares (B,); of numbers that the weights are ``within``

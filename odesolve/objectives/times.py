@@ -364,12 +364,10 @@ def _index(t: Tensor, path: Path) -> Tensor:
 def named(times: Any, default: Law) -> Any:
     """The law that an objective goes by: what it was given, by name such as "logit_normal(mean=1)"
     too, or the default."""
-    return (
-        default
-        if times is None
-        else built(
-            "times", times, NAMED, "a law of odesolve.objectives.times", ("n", "path", "generator")
-        )
+    if times is None:
+        return default
+    return built(
+        "times", times, NAMED, "a law of odesolve.objectives.times", ("n", "path", "generator")
     )
 
 

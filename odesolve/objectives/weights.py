@@ -131,9 +131,9 @@ def weighted(
 def signal(path: Path, t: Tensor) -> Tensor:
     """alpha, and 0 where a table was raised to its floor because it has no signal."""
     a = path.alpha(t)
-    return (
-        a if path.training_steps is None else torch.where(a.square() <= LOWEST * (1 + 1e-9), 0.0, a)
-    )
+    if path.training_steps is None:
+        return a
+    return torch.where(a.square() <= LOWEST * (1 + 1e-9), 0.0, a)
 
 
 def powers(path: Path, t: Tensor, a: Tensor, s: Tensor, name: str, sigma_data: float) -> Powers:
@@ -195,7 +195,9 @@ class Rows(NamedTuple):
     def finite(self) -> Tensor:
         """Whether it is, of every time."""
         found = self.c0.isfinite() & self.c1.isfinite()
-        return found if self.factor is None else found & self.factor.isfinite()
+        if self.factor is None:
+            return found
+        return found & self.factor.isfinite()
 
 
 def compared(path: Path, t: Tensor, weight: Weight, predicts: str, sigma_data: float) -> Rows:

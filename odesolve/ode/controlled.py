@@ -117,7 +117,9 @@ class Controlled:
         return lambda: method
 
     def _first_step(self, method: Method | None) -> float | None:
-        return FIRST_STEP if method is not None and self.first_step is None else self.first_step
+        if method is not None and self.first_step is None:
+            return FIRST_STEP
+        return self.first_step
 
     def _settings(self, method: Method) -> list[float]:
         return self.controller.settings(

@@ -106,11 +106,9 @@ class Drift:
     def time(self, t: Tensor) -> Tensor:
         """Times (B,) in the form that f takes."""
         tail = self.tails[0] if self.keys is None else ()
-        return (
-            t.view(-1, *[1] * (self.start.dim() - 1 - len(tail)))
-            if self.by_sample
-            else t.reshape(())
-        )
+        if self.by_sample:
+            return t.view(-1, *[1] * (self.start.dim() - 1 - len(tail)))
+        return t.reshape(())
 
     def __call__(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """f at times in the form of ``time`` and a state (B, ...); the result has memory of its
@@ -172,7 +170,9 @@ class Drift:
             numbers(x.view((*lead, *s, *tail))) if tail else x.view((*lead, *s))
             for x, s, tail in parts
         ]
-        return dict(zip(self.keys, pieces, strict=True)) if self.keys else tuple(pieces)
+        if self.keys:
+            return dict(zip(self.keys, pieces, strict=True))
+        return tuple(pieces)
 
     def _pack(self, out: Any, y: Tensor) -> Tensor:
         keys, pieces = _pieces(out)
@@ -196,7 +196,9 @@ class Drift:
                 return tuple(x.shape)
             if isinstance(x, Mapping):
                 return {k: shape(v) for k, v in x.items()}
-            return [shape(v) for v in x] if isinstance(x, (tuple, list)) else type(x).__name__
+            if isinstance(x, (tuple, list)):
+                return [shape(v) for v in x]
+            return type(x).__name__
 
         t = self.time(y.new_empty(y.shape[0]))
         return OdesolveError(
@@ -212,7 +214,9 @@ def _pieces(y: Any) -> tuple[tuple[Any, ...] | None, list[Tensor]]:
     tensor."""
     if isinstance(y, Mapping):
         return tuple(y), list(y.values())
-    return ((), list(y)) if isinstance(y, (tuple, list)) else (None, [y])
+    if isinstance(y, (tuple, list)):
+        return ((), list(y))
+    return (None, [y])
 
 
 def _wants_gradients(f: Any, tensors: Sequence[Any]) -> bool | None:
@@ -221,7 +225,9 @@ def _wants_gradients(f: Any, tensors: Sequence[Any]) -> bool | None:
     if not torch.is_grad_enabled():
         return False
     held = [*tensors, *(f.parameters() if isinstance(f, torch.nn.Module) else ())]
-    return True if any(isinstance(x, Tensor) and x.requires_grad for x in held) else None
+    if any(isinstance(x, Tensor) and x.requires_grad for x in held):
+        return True
+    return None
 
 
 def _check(y0: Any, pieces: list[Any]) -> None:

@@ -49,11 +49,15 @@ class StepGrid:
         """(time, signed length) of a step from its beginning, or from its end back."""
         first = self.t[k]
         last = self.t[k + 1]
-        return (first, last - first) if forwards else (last, first - last)
+        if forwards:
+            return (first, last - first)
+        return (last, first - last)
 
     def inside(self, k: int, t: Tensor) -> Tensor:
         """Times of step k as f takes them, on its side of a jump."""
-        return self.parts[k].clamp(t) if self.parts else t
+        if self.parts:
+            return self.parts[k].clamp(t)
+        return t
 
 
 @dataclass(frozen=True)

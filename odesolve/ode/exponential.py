@@ -138,7 +138,9 @@ def rows_of(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
 
     Of the state (less 1), then of the noise predictions at the nodes: two of DPM-Solver-12, three
     of DPM-Solver-23."""
-    return _second(at, h) if len(at) == 3 else _third(at, h)
+    if len(at) == 3:
+        return _second(at, h)
+    return _third(at, h)
 
 
 def _second(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:

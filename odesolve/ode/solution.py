@@ -182,7 +182,9 @@ def solution(details: Details, y: Tensor, events: list[Found]) -> Solution:
     results = details.results
 
     def each(row: int) -> Tensor:
-        return results.state[row] if drift.by_sample else results.state[row, 0]
+        if drift.by_sample:
+            return results.state[row]
+        return results.state[row, 0]
 
     words = [NAMES[int(k)] for k in results.state[STATUS].tolist()]
     nfe, steps, rejected = (each(row).long() for row in (NFE, STEPS, REJECTED))

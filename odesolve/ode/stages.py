@@ -96,7 +96,9 @@ class PlainStates:
     def state(self, i: int, k: Sequence[Tensor]) -> Tensor:
         """State i."""
         row = self.rows[i]
-        return moved(self.y, row, k, self.h) if any(row) else self.y
+        if any(row):
+            return moved(self.y, row, k, self.h)
+        return self.y
 
 
 def increment(
@@ -125,7 +127,9 @@ def moved(y: Tensor, weights: Row, slopes: Sequence[Tensor], h: float | Tensor) 
 
 def lengths(h: float | Tensor, y: Tensor) -> float | Tensor:
     """Steps, a number or one per sample (B,), as factors of states like y (B, ...)."""
-    return h.view(-1, *[1] * (y.dim() - 1)).to(y.dtype) if isinstance(h, Tensor) else h
+    if isinstance(h, Tensor):
+        return h.view(-1, *[1] * (y.dim() - 1)).to(y.dtype)
+    return h
 
 
 def weighted(weights: Row, slopes: Sequence[Tensor], h: float | Tensor) -> Tensor:

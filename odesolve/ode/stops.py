@@ -27,7 +27,9 @@ class Stretch(NamedTuple):
     def clamp(self, t: Tensor) -> Tensor:
         """Times within the stretch, where they are within it but for rounding, that are not those
         of its jumps."""
-        return t.clamp(self.least, self.most) if self.bounded else t
+        if self.bounded:
+            return t.clamp(self.least, self.most)
+        return t
 
     @property
     def ends(self) -> Times:

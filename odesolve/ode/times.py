@@ -116,13 +116,13 @@ def fitted(times: Times, drift: Drift) -> Times:
 
 def each(t: Time, like: Tensor) -> Tensor:
     """A time as one per sample (B,), in the type of states like (B, ...)."""
-    return t.to(like.dtype) if isinstance(t, Tensor) else like.new_full((len(like),), t)
+    if isinstance(t, Tensor):
+        return t.to(like.dtype)
+    return like.new_full((len(like),), t)
 
 
 def in_direction(length: float, span: Time) -> Time:
     """A length with the sign of the span, or of each sample's."""
-    return (
-        torch.full_like(span, length).copysign(span)
-        if isinstance(span, Tensor)
-        else math.copysign(length, span)
-    )
+    if isinstance(span, Tensor):
+        return torch.full_like(span, length).copysign(span)
+    return math.copysign(length, span)

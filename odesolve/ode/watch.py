@@ -42,7 +42,9 @@ class Marks:
 
     def at(self, place: Tensor, rows: Tensor) -> Tensor:
         """The times of these numbers of these samples."""
-        return self.t[place, rows] if self.t.dim() > 1 else self.t[place]
+        if self.t.dim() > 1:
+            return self.t[place, rows]
+        return self.t[place]
 
 
 class StepWatch:

@@ -45,14 +45,18 @@ class Point(NamedTuple):
     @property
     def rho(self) -> float:
         """Noise to signal ratio sigma/alpha (the EDM "sigma")."""
-        return self.sigma / self.alpha if self.alpha > 0 else float("inf")
+        if self.alpha > 0:
+            return self.sigma / self.alpha
+        return float("inf")
 
 
 def as_time(t: Time) -> Tensor:
     """t as a tensor of at least float32; Python numbers become float64."""
     if not isinstance(t, Tensor):
         return torch.as_tensor(t, dtype=torch.float64)
-    return t if t.dtype in (torch.float32, torch.float64) else t.to(torch.float32)
+    if t.dtype in (torch.float32, torch.float64):
+        return t
+    return t.to(torch.float32)
 
 
 def prediction_named(given: object) -> str:
@@ -314,7 +318,9 @@ class Flipped(Path, typed=False):
 
     @property
     def t_clip(self) -> float | None:  # type: ignore[override]
-        return None if self.base.t_clip is None else self.base.t_max - self.base.t_clip
+        if self.base.t_clip is None:
+            return None
+        return self.base.t_max - self.base.t_clip
 
     @property
     def t_noise(self) -> float:

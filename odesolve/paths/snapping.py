@@ -29,4 +29,6 @@ def snapped(path: Path, times: list[float]) -> list[float]:
         lowest = floor if k == n - 1 else index[k + 1] + 1
         index[k] = floor if (k == n - 1 and ends_at_data) else max(index[k], lowest)
     out = [k / total for k in (index if falling else index[::-1])]
-    return [path.t_max - t for t in out] if flip else out
+    if flip:
+        return [path.t_max - t for t in out]
+    return out

@@ -46,8 +46,6 @@ def no_path(given: Any) -> OdesolveError:
 def unknown_grid(name: str, known: Iterable[str]) -> OdesolveError:
     """The error for a name that no grid has."""
     near = GRIDS.get(folded(name))
-    return (
-        OdesolveError(f"unknown grid {name!r}: did you mean {near!r}?")
-        if near
-        else unknown("grid", name, known)
-    )
+    if near:
+        return OdesolveError(f"unknown grid {name!r}: did you mean {near!r}?")
+    return unknown("grid", name, known)

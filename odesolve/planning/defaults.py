@@ -116,4 +116,6 @@ def default_grid(path: Path, solver: SolverLike) -> Grid:
     entry = solvers().find(solver) if isinstance(solver, str) else solver
     if path.family == "flow":
         return Uniform()
-    return parse_grid(entry.grid) if isinstance(entry, Solver) else Karras()
+    if isinstance(entry, Solver):
+        return parse_grid(entry.grid)
+    return Karras()

@@ -127,7 +127,9 @@ def parse_grid(text: str) -> grids.Grid:
 
 def rule_of(grid: Any) -> grids.Grid:
     """The rule of a grid in any form that one is asked for: a label, a rule, a list of times."""
-    return parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
+    if isinstance(grid, str):
+        return parse_grid(grid)
+    return grids.named(grid)
 
 
 def check_grid(grid: grids.Grid) -> grids.Grid:

@@ -91,7 +91,9 @@ def frozen(value: object) -> object:
     """An option's value as plans are cached by it: mappings as pairs, lists as tuples."""
     if isinstance(value, Mapping):
         return tuple((k, frozen(v)) for k, v in value.items())
-    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return tuple(map(frozen, value))
+    return value
 
 
 def _count(steps: object, rule: grids.Grid) -> int:
@@ -163,7 +165,9 @@ def _encoding_times(path: Path, times: tuple[float, ...]) -> tuple[float, ...]:
     inside = abs(path.t_min - path.t_data) < abs(rest[0] - path.t_data)
     if not inside and len(rest) == 1:
         raise OdesolveError("the grid has no time to start an inversion from: give more steps")
-    return (path.t_min, *rest) if inside else tuple(rest)
+    if inside:
+        return (path.t_min, *rest)
+    return tuple(rest)
 
 
 def _entry(solver: SolverLike, options: Mapping[str, object]) -> Solver:

@@ -29,7 +29,9 @@ def noise_name(stream: int) -> str:
 
 def stream_of(name: str) -> int | None:
     """The stream that a name stands for, None if it names a value."""
-    return int(name[1:]) if name[0] == _NOISE else None
+    if name[0] == _NOISE:
+        return int(name[1:])
+    return None
 
 
 class Linear(dict):
@@ -85,7 +87,9 @@ class Evaluate:
     @property
     def writes(self) -> tuple[str, ...]:
         """The values that the call defines."""
-        return (self.output,) if self.variance is None else (self.output, self.variance)
+        if self.variance is None:
+            return (self.output,)
+        return (self.output, self.variance)
 
     @property
     def streams(self) -> tuple[int, ...]:
@@ -164,7 +168,9 @@ class Apply:
     @property
     def streams(self) -> tuple[int, ...]:
         """The stream that it draws, if it draws one."""
-        return () if self.stream is None else (self.stream,)
+        if self.stream is None:
+            return ()
+        return (self.stream,)
 
 
 Instruction = Evaluate | Combine | Apply
@@ -253,7 +259,9 @@ def _combine_row(_: int, i: Combine) -> list:
 
 
 def _output_row(o: Output) -> list:
-    return [v for v in o if v is not None] if o.guess is None else list(o)
+    if o.guess is None:
+        return [v for v in o if v is not None]
+    return list(o)
 
 
 def _apply_row(_: int, i: Apply) -> list:

@@ -33,11 +33,9 @@ class Candidate:
     @property
     def name(self) -> str:
         """The solver without its options."""
-        return (
-            self.solver
-            if isinstance(self.solver, str)
-            else getattr(self.solver, "name", None) or _called(self.solver)
-        )
+        if isinstance(self.solver, str):
+            return self.solver
+        return getattr(self.solver, "name", None) or _called(self.solver)
 
     @property
     def label(self) -> str:

@@ -304,4 +304,6 @@ def _counted(bar, done: int, most: int) -> Callable[[int], None] | None:
     The bar goes from ``done`` to ``most`` and waits there: how many calls a reference takes is not
     known before."""
     calls = itertools.count(done + 1)
-    return None if bar is None else lambda _: bar(min(next(calls), most))
+    if bar is None:
+        return None
+    return lambda _: bar(min(next(calls), most))

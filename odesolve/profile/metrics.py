@@ -54,7 +54,9 @@ class Comparison:
     @property
     def fitted(self) -> int:
         """Number of directions of the Gaussian fit."""
-        return 0 if self.axes is None else self.axes.shape[1]
+        if self.axes is None:
+            return 0
+        return self.axes.shape[1]
 
     def __call__(self, x: Tensor) -> Errors:
         """Errors of end points of the reference's shape."""

@@ -371,7 +371,9 @@ def _like_json(source: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _row(held: _Row) -> Row:

@@ -138,7 +138,9 @@ class Blocks:
             self._go_on(self._beside(lane.rows, visit, n), visit, n, outputs)
         kept = visit.far[lane.rows]
         lane.keep(kept)
-        return None if outputs is None else [o[kept.to(o.device)] for o in outputs]
+        if outputs is None:
+            return None
+        return [o[kept.to(o.device)] for o in outputs]
 
     def _go_on(self, lane: Lane, visit: Visit, n: int, outputs: list[Tensor] | None) -> None:
         """Take a lane past its call; at the end of block n its visit gets what came out."""
@@ -157,11 +159,9 @@ class Blocks:
 
     def _leaving(self, lane: Lane, n: int) -> Slots:
         alive = lane.alive
-        return (
-            alive
-            if n + 1 < self.fine.blocks or not len(lane.rows)
-            else {k: alive[k] for k in self.fine.states[-1:]}
-        )
+        if n + 1 < self.fine.blocks or not len(lane.rows):
+            return alive
+        return {k: alive[k] for k in self.fine.states[-1:]}
 
     def _shared(self, n: int) -> bool:
         """Whether the first call of block n is the coarse part's, too."""
@@ -297,7 +297,9 @@ class Blocks:
         """The samples (B,) whose result iteration k did not change, or by less than matters."""
         if k == 0:
             return torch.zeros_like(self.tally.open)
-        return final if self.exact else final | _near(x, self.result, self.tolerance)
+        if self.exact:
+            return final
+        return final | _near(x, self.result, self.tolerance)
 
 
 def _near(x: Tensor, at: Tensor, tolerance: float) -> Tensor:

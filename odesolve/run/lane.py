@@ -99,9 +99,9 @@ class Lane:
     def functions(self, model: Any) -> Functions:
         """What a model does to x0, for these samples."""
         batch = len(self.times[0])
-        return (
-            model.functions if len(self.rows) == batch else model.rows(self.rows, batch).functions
-        )
+        if len(self.rows) == batch:
+            return model.functions
+        return model.rows(self.rows, batch).functions
 
     def held(self, outputs: Sequence[Tensor], model: Any) -> Lane:
         """The same samples at the end of the part, had the network gone on to predict the data that
@@ -152,7 +152,9 @@ class Held:
             float(k)
             for k in self.model.path.convert(t, given, wanted, self.model.reading.sigma_data)
         )
-        return (kx, kf) if math.isfinite(kx) and math.isfinite(kf) else None
+        if math.isfinite(kx) and math.isfinite(kf):
+            return (kx, kf)
+        return None
 
 
 # branches that say what the network predicts, and no gradient or variance

@@ -49,7 +49,9 @@ def learned_noise(z: Tensor, inputs: list[Tensor], given: tuple[float, ...]) -> 
     mean, v = inputs
     low, high = given
     deviation = torch.exp(v.to(z.dtype) * ((high - low) / 4) + (high + low) / 4)
-    return mean + deviation * z if _watched(inputs) else torch.addcmul(mean, deviation, z, out=z)
+    if _watched(inputs):
+        return mean + deviation * z
+    return torch.addcmul(mean, deviation, z, out=z)
 
 
 def _watched(inputs: list[Tensor]) -> bool:

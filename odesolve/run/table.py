@@ -75,7 +75,9 @@ class Places:
 
     def written(self, slot: int, layout: Layout) -> int:
         """Number of the output of a row that holds a slot."""
-        return layout.states if slot in self.inputs else self.state[slot]
+        if slot in self.inputs:
+            return layout.states
+        return self.state[slot]
 
 
 def unfit(program: Program, layout: Layout) -> str | None:

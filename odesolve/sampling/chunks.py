@@ -57,11 +57,9 @@ class Chunks:
 
     def part(self, k: int) -> Any:
         """The model of chunk k."""
-        return (
-            self.model.rows(self.rows[k], self.whole)
-            if isinstance(self.model, Model)
-            else self.model
-        )
+        if isinstance(self.model, Model):
+            return self.model.rows(self.rows[k], self.whole)
+        return self.model
 
     def start(self, k: int, noise: Noise | None, state: Tensor | None) -> dict[str, Any]:
         """Chunk k of what the whole starts from, one of both, and its ids."""
@@ -172,4 +170,6 @@ def _together(name: str, values: Sequence[Any]) -> Any:
         return max(values) if name in OF_THE_MOST else sum(values)
     if isinstance(first, tuple):
         return tuple(dict.fromkeys(v for value in values for v in value))
-    return "; ".join(dict.fromkeys(values)) if isinstance(first, str) else first
+    if isinstance(first, str):
+        return "; ".join(dict.fromkeys(values))
+    return first

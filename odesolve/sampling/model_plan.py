@@ -203,8 +203,6 @@ def _reachable(model: Model, grid: GridLike) -> grids.Grid:
     rule = parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
     if rule.start is not None or model.path.t_clip is None or isinstance(rule, grids.Listed):
         return rule
-    return (
-        rule
-        if _determined(model, model.path.t_noise, "data")
-        else replace(rule, start=model.path.t_clip)
-    )
+    if _determined(model, model.path.t_noise, "data"):
+        return rule
+    return replace(rule, start=model.path.t_clip)

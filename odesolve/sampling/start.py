@@ -65,7 +65,9 @@ def start(
         )
     if check and not bool(torch.isfinite(x).all()):
         raise OdesolveError("the start holds NaN or infinity: give finite values")
-    return x if state is not None else x * model.path.start_std(t)
+    if state is not None:
+        return x
+    return x * model.path.start_std(t)
 
 
 def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None = None) -> Tensor:

@@ -102,11 +102,9 @@ def _halfway_down(w: Writer, eta: float) -> list[Point]:
     """For every step the point in the middle, in log-SNR, of the way to the lower level."""
 
     def locate(s: Point, t: Point) -> float:
-        return (
-            math.nan
-            if singular(s, t)
-            else 0.5 * (s.lam + t.lam - 0.5 * math.log(eta_split(s, t, eta).kept))
-        )
+        if singular(s, t):
+            return math.nan
+        return 0.5 * (s.lam + t.lam - 0.5 * math.log(eta_split(s, t, eta).kept))
 
     return w.between(locate)
 

@@ -54,7 +54,9 @@ def ramped(
     """A start by Heun steps takes two calls: it is for the first step of a grid, and a loop that
     begins later starts with a ramp."""
     late = step > 0 and options.get("start") == "heun"
-    return {**options, "start": "ramp"} if late else dict(options)
+    if late:
+        return {**options, "start": "ramp"}
+    return dict(options)
 
 
 PLAIN = Outside()

@@ -75,7 +75,9 @@ def euler_row(w: Writer, s: Point, t: Point, x: Linear, data: Linear, square: fl
     dt = t.t - s.t
     eps = dt * s.dsigma - abs(dt) * square / (2.0 * s.sigma)  # of the noise prediction
     mean = (1.0 + eps / s.sigma) * x + (dt * s.dalpha - eps * s.alpha / s.sigma) * data
-    return mean + math.sqrt(square * abs(dt)) * w.noise_and_area(s, t)[0] if square else mean
+    if square:
+        return mean + math.sqrt(square * abs(dt)) * w.noise_and_area(s, t)[0]
+    return mean
 
 
 def _square(w: Writer, diffusion: Diffusion, tau: float, s: Point) -> float:
@@ -88,7 +90,9 @@ def _square(w: Writer, diffusion: Diffusion, tau: float, s: Point) -> float:
             )
         return value**2
     if diffusion in ("reverse", "sbdm"):
-        return tau**2 * float(w.path.g2(s.t)) if tau else 0.0
+        if tau:
+            return tau**2 * float(w.path.g2(s.t))
+        return 0.0
     if diffusion not in FORMS:
         names = ", ".join(map(repr, ["reverse", "sbdm", *FORMS]))
         raise OdesolveError(f"diffusion={diffusion!r}: give {names} or a function of t")

@@ -38,7 +38,9 @@ def fresh_noise(
         given = f"a step from t={s.t:.4g} to t={t.t:.4g} would replace {share:.3g} of its noise"
         raise PlanError(f"{w.solver}: {given}: {NONE_TO_REPLACE}")
     size = t.sigma * math.sqrt(share) * scale
-    return size * w.noise(s, t, via, rate) if size else Linear()
+    if size:
+        return size * w.noise(s, t, via, rate)
+    return Linear()
 
 
 def towards_data(w: Writer) -> None:
@@ -107,7 +109,9 @@ def tau_mean(s: Point, t: Point, x: Linear, nodes: Sequence[Node], tau2: float) 
     x_t = (sigma_t/sigma_s) e^(-tau^2 h) x + alpha_t sum_j W_j D_j, the newest node first (Xue et
     al. 2023)."""
     if singular(s, t):
-        return first_order(s, t, x, nodes[0][1]) if tau2 == 0.0 else t.alpha * nodes[0][1]
+        if tau2 == 0.0:
+            return first_order(s, t, x, nodes[0][1])
+        return t.alpha * nodes[0][1]
     nodes = [n for n in nodes if math.isfinite(n[0].lam)]
     h = t.lam - s.lam
     kappa = 1.0 + tau2
@@ -128,8 +132,6 @@ def tau_noise(
 ) -> Linear:
     """The noise that goes with ``tau_mean``: of one Brownian motion in the clock e^(2 tau^2
     lambda)."""
-    return (
-        fresh_noise(w, s, t, tau_split(s, t, tau2).fresh, via, 2.0 * tau2, scale)
-        if tau2
-        else Linear()
-    )
+    if tau2:
+        return fresh_noise(w, s, t, tau_split(s, t, tau2).fresh, via, 2.0 * tau2, scale)
+    return Linear()

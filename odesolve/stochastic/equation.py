@@ -159,15 +159,15 @@ class Equation:
 
         def call(y: Tensor) -> Any:
             given = time, self.drift.open(y)
-            return self._g(*given, args=args) if isinstance(self._g, Callee) else self._g(*given)
+            if isinstance(self._g, Callee):
+                return self._g(*given, args=args)
+            return self._g(*given)
 
         out = self.followed(call, y) if y.requires_grad and self.noise != "additive" else call(y)
         refuse_inside("what g returned", out, y)
-        return (
-            float(out)
-            if isinstance(out, (int, float)) and not self.complex
-            else self._packed(out, y)
-        )
+        if isinstance(out, (int, float)) and not self.complex:
+            return float(out)
+        return self._packed(out, y)
 
     def _packed(self, out: Any, y: Tensor) -> Tensor:
         """What g returned as a tensor that broadcasts to (B, ...), or one number per sample
@@ -184,7 +184,9 @@ class Equation:
                 ):
                     raise TypeError
                 columns = self._real(out if drift.by_sample else out[None], 0)
-                return columns.movedim(-1, -2) if self.complex else columns
+                if self.complex:
+                    return columns.movedim(-1, -2)
+                return columns
             if isinstance(out, (int, float, complex)):
                 out = _tensor(out, y)
                 pieces = [out] * len(drift.shapes)
@@ -241,7 +243,9 @@ def _motions(drift: Drift) -> tuple[int, ...]:
     batch, *shape = drift.start.shape
     if drift.keys is not None:
         return batch, sum(s.numel() for s in drift.shapes)
-    return (batch, *(shape[:-1] or (1,))) if drift.tails[0] else (batch, *shape)
+    if drift.tails[0]:
+        return (batch, *(shape[:-1] or (1,)))
+    return (batch, *shape)
 
 
 def _spread(drift: Drift, w: Tensor) -> Tensor:

@@ -61,7 +61,9 @@ class Combination:
 
     def coefficient(self, x: Tensor) -> Number:
         """The factor of a tensor."""
-        return self.terms[id(x)][1] if id(x) in self.terms else 0.0
+        if id(x) in self.terms:
+            return self.terms[id(x)][1]
+        return 0.0
 
 
 class Workspace:

@@ -78,4 +78,6 @@ class PathIncrements:
         assert isinstance(w, torch.Tensor)
         if eq.noise == "general":
             return w, None
-        return (w[:, 0].double(), None) if eq.noise == "scalar" else (eq.increment(w), None)
+        if eq.noise == "scalar":
+            return (w[:, 0].double(), None)
+        return (eq.increment(w), None)

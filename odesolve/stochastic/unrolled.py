@@ -59,7 +59,9 @@ class Course:
 
 def between(y0: Tensor, y1: Tensor, shares: Shares) -> Tensor:
     """The state on the line from y0 to y1 that has these shares of both."""
-    return y1 if shares == THERE else shares[0] * y0 + shares[1] * y1
+    if shares == THERE:
+        return y1
+    return shares[0] * y0 + shares[1] * y1
 
 
 def uniform(outputs: Sequence[Any], dt: float) -> Course:
@@ -234,4 +236,6 @@ def _shares(s: Any, t: Any, out: Any) -> Shares:
 
 def _like(t: Any, number: float) -> Any:
     """A number in the type of a time."""
-    return type(t)(number) if isinstance(t, np.floating) else number
+    if isinstance(t, np.floating):
+        return type(t)(number)
+    return number

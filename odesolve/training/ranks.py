@@ -33,7 +33,9 @@ class Ranks:
 
     def seed(self, own: int) -> int:
         """The first rank's seed, on every rank."""
-        return own if self.count == 1 else agreed(own, self.device)
+        if self.count == 1:
+            return own
+        return agreed(own, self.device)
 
     def sum(self, value: float) -> float:
         """The sum over all ranks."""

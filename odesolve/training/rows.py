@@ -101,7 +101,9 @@ def moved_to(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if hasattr(value, "__array__"):
         value = tensor_of(value)
-        return value.to(device) if isinstance(value, Tensor) else value
+        if isinstance(value, Tensor):
+            return value.to(device)
+        return value
     if isinstance(value, Mapping):
         return {k: moved_to(v, device) for k, v in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -123,4 +125,6 @@ def _size(value: Any) -> int | None:
     """How many rows a value has; None for one without rows."""
     if isinstance(value, Tensor):
         return len(value) if value.dim() else None
-    return len(value) if hasattr(value, "__getitem__") and hasattr(value, "__len__") else None
+    if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        return len(value)
+    return None

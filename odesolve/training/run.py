@@ -299,7 +299,9 @@ def _plain(value: Any) -> Any:
 
 
 def _plain_key(key: Any) -> Any:
-    return key if isinstance(key, checkpoint.PLAIN) else repr(key)
+    if isinstance(key, checkpoint.PLAIN):
+        return key
+    return repr(key)
 
 
 def _check_parts(parts: Cond, own: dict[str, Any]) -> None:
@@ -361,7 +363,9 @@ def _own_network(objective: Any) -> Any:
     known = (getattr(objective, name, None) for name in names)
     trained = next((v for v in known if v is not None), None)
     net = getattr(getattr(trained, "model", trained), "net", None)
-    return getattr(net, "net", None) if getattr(net, "two_times", False) else net
+    if getattr(net, "two_times", False):
+        return getattr(net, "net", None)
+    return net
 
 
 def network_of(objective: Any, network: nn.Module | None, trained: list[Tensor]) -> nn.Module:

@@ -59,7 +59,9 @@ def _container(value: Any, depth: int) -> Any:
     if isinstance(value, Mapping):
         return {str(k): describe(v, depth - 1) for k, v in value.items()}
     items = [describe(v, depth - 1) for v in value]
-    return sorted(items, key=repr) if isinstance(value, (set, frozenset)) else items
+    if isinstance(value, (set, frozenset)):
+        return sorted(items, key=repr)
+    return items
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -77,7 +79,9 @@ def bare(module: nn.Module) -> nn.Module:
         inner = module.module
     else:
         inner = getattr(module, "_orig_mod", None)
-    return bare(inner) if isinstance(inner, nn.Module) else module
+    if isinstance(inner, nn.Module):
+        return bare(inner)
+    return module
 
 
 def _function(f: Any, depth: int) -> Any:
@@ -108,7 +112,9 @@ def _partial(f: functools.partial, depth: int) -> dict[str, Any]:
 def _method(f: types.MethodType, depth: int) -> Any:
     python = isinstance(f.__func__, types.FunctionType)
     function = _function(f.__func__, depth) if python else f.__qualname__
-    return {"method": function, "of": describe(f.__self__, depth - 1)} if depth else function
+    if depth:
+        return {"method": function, "of": describe(f.__self__, depth - 1)}
+    return function
 
 
 def _used(f: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -139,7 +145,9 @@ def _digest(code: types.CodeType) -> str:
             return _digest(value)
         if isinstance(value, frozenset):
             return sorted(map(repr, value))
-        return [constant(v) for v in value] if isinstance(value, tuple) else value
+        if isinstance(value, tuple):
+            return [constant(v) for v in value]
+        return value
 
     parts = repr([(name, constant(v)) for name, v in code_parts(code)])
     return hashlib.sha256(parts.encode()).hexdigest()[:12]

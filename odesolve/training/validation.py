@@ -101,7 +101,9 @@ def restored(file: File, parts: Mapping[str, Any], states: Mapping[str, Any]) ->
 
 def state_of(part: Any) -> Any:
     """The state of a part: of a generator of torch, or of anything with ``state_dict``."""
-    return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+    if isinstance(part, torch.Generator):
+        return part.get_state()
+    return part.state_dict()
 
 
 def _set(part: Any, state: Any) -> None:
@@ -156,11 +158,15 @@ def _kinds(state: Mapping[str, Any]) -> dict[str, Any]:
 def _kind(tensor: Tensor) -> str:
     if tensor.is_floating_point():
         return "floats"
-    return "whole numbers" if "int" in str(tensor.dtype) else str(tensor.dtype)
+    if "int" in str(tensor.dtype):
+        return "whole numbers"
+    return str(tensor.dtype)
 
 
 def _described(value: Any) -> Any:
-    return [str(value.dtype), *value.shape] if isinstance(value, Tensor) else type(value).__name__
+    if isinstance(value, Tensor):
+        return [str(value.dtype), *value.shape]
+    return type(value).__name__
 
 
 def _clashes(held: Any, mine: Any, name: str = "") -> list[str]:
@@ -177,7 +183,9 @@ def _clashes(held: Any, mine: Any, name: str = "") -> list[str]:
         pairs = enumerate(zip(held, mine, strict=True))
         return [line for k, (a, b) in pairs for line in _clashes(a, b, f"{name}[{k}]")]
     like_number = isinstance(held, (int, float, Tensor, type(None)))
-    return [line] if isinstance(mine, (int, float)) and not like_number else []
+    if isinstance(mine, (int, float)) and not like_number:
+        return [line]
+    return []
 
 
 def _other_optimiser(part: Optimizer, state: dict[str, Any]) -> list[str]:

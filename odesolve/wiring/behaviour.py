@@ -151,7 +151,9 @@ def _placed(model: Model, x: Tensor) -> Finding:
 
 def _tensors(net: object) -> list[Tensor]:
     owner = net if isinstance(net, nn.Module) else getattr(net, "__self__", None)
-    return list(owner.parameters()) if isinstance(owner, nn.Module) else []
+    if isinstance(owner, nn.Module):
+        return list(owner.parameters())
+    return []
 
 
 def _gap(a: Tensor, b: Tensor) -> float:

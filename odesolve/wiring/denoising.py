@@ -182,7 +182,9 @@ class Denoising:
         except Exception:
             return None
         found = Answer.of(self.rows.flatten(1), y.flatten(1), out.to(y.dtype).flatten(1))
-        return found if math.isfinite(found.means[1]) else None
+        if math.isfinite(found.means[1]):
+            return found
+        return None
 
     def informed(self, wiring: Wiring) -> float | None:
         """How much of what can be known a network's answers tell, 0 to about 1, whatever they mean.

@@ -79,7 +79,9 @@ def device_of(model: Model, data: Any) -> torch.device:
     weights = next(iter(model.net.parameters()), None) if isinstance(model.net, nn.Module) else None
     if weights is not None:
         return weights.device
-    return data.device if isinstance(data, Tensor) else torch.device("cpu")
+    if isinstance(data, Tensor):
+        return data.device
+    return torch.device("cpu")
 
 
 def scale(x: Tensor, model: Model) -> Finding:

@@ -69,7 +69,9 @@ class Wiring:
     @property
     def base(self) -> Path:
         """The path with data at t = 0."""
-        return self.path.base if isinstance(self.path, Flipped) else self.path
+        if isinstance(self.path, Flipped):
+            return self.path.base
+        return self.path
 
     @property
     def flipped(self) -> bool:
@@ -106,7 +108,9 @@ class Wiring:
         return [name for name, is_so in apart.items() if is_so]
 
     def _deviation(self) -> float | None:
-        return self.sigma_data if "edm" in (self.predicts, self.input_scale) else None
+        if "edm" in (self.predicts, self.input_scale):
+            return self.sigma_data
+        return None
 
 
 class Negated:

@@ -50,7 +50,9 @@ def strange(config: Mapping[str, Any]) -> dict[str, Any]:
         for k, v in config.items()
         if k not in READ and k not in OVERRIDDEN and not k.startswith("_")
     }
-    return {k: v for k, v in left.items() if k not in _keys_of_diffusers()} if left else left
+    if left:
+        return {k: v for k, v in left.items() if k not in _keys_of_diffusers()}
+    return left
 
 
 def refuse_strange(given: Mapping[str, Any]) -> None:

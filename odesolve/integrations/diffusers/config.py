@@ -109,4 +109,6 @@ def check_saved(folder: File) -> None:
 
 def _plain(value: Any) -> Any:
     """Numbers of numpy and torch as Python's."""
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic, Tensor)) else value
+    if isinstance(value, (np.ndarray, np.generic, Tensor)):
+        return value.tolist()
+    return value

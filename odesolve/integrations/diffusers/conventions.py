@@ -164,8 +164,6 @@ def source_of(config: Mapping[str, Any]) -> str | None:
 @functools.lru_cache(64)
 def _registered(name: str) -> frozenset[str]:
     cls = getattr(diffusers, name, None)
-    return (
-        frozenset(inspect.signature(cls.__init__).parameters) - {"self"}
-        if cls is not None
-        else frozenset()
-    )
+    if cls is not None:
+        return frozenset(inspect.signature(cls.__init__).parameters) - {"self"}
+    return frozenset()

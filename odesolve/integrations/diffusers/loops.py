@@ -144,7 +144,9 @@ class Loops:
         )
         if self.trained.kind == "edm":
             top = self.trained.path.t_max if walk is None else float(walk.schedule.levels[0])
-            return top if edges and not self.convention.unit else (top * top + 1) ** 0.5
+            if edges and not self.convention.unit:
+                return top
+            return (top * top + 1) ** 0.5
         if self.trained.kind == "flow" or self.convention.unit or not edges:
             return 1.0
         top = float(self.trained.table[-1] if walk is None else walk.schedule.levels[0])

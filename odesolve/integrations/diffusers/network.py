@@ -71,7 +71,9 @@ class Trained:
 
     def input_scale(self, level: float) -> float:
         """Factor from the state at a noise level to the network's input."""
-        return 1.0 if self.scaled is None else 1.0 / math.hypot(level, self.scaled)
+        if self.scaled is None:
+            return 1.0
+        return 1.0 / math.hypot(level, self.scaled)
 
 
 def trained(config: Mapping[str, Any], lowest: float = LOWEST) -> Trained:
@@ -152,10 +154,14 @@ def _edm(config: Mapping[str, Any], prediction: str, functions) -> Trained:
     angle = str(config.get("source")).startswith("Cosine")
 
     def time(levels: Levels) -> Levels:
-        return np.arctan(levels) * (2 / math.pi) if angle else 0.25 * np.log(levels)
+        if angle:
+            return np.arctan(levels) * (2 / math.pi)
+        return 0.25 * np.log(levels)
 
     def level(times: Levels) -> Levels:
-        return np.tan(times * (math.pi / 2)) if angle else np.exp(4.0 * times)
+        if angle:
+            return np.tan(times * (math.pi / 2))
+        return np.exp(4.0 * times)
 
     sign = 1.0 if prediction == "epsilon" else -1.0
     reading = Reading("edm", sigma_data=data, applies=tuple(functions))

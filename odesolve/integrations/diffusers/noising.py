@@ -115,8 +115,6 @@ class Noising(Loops):
     @property
     def final_alpha_cumprod(self) -> Tensor:
         """Cumulative alpha of the last level."""
-        return (
-            torch.tensor(1.0)
-            if self.config.get("set_alpha_to_one", True)
-            else self.alphas_cumprod[0]
-        )
+        if self.config.get("set_alpha_to_one", True):
+            return torch.tensor(1.0)
+        return self.alphas_cumprod[0]

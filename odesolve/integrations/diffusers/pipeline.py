@@ -113,7 +113,9 @@ def from_pipeline(
     if clip:
         model.functions = {**trained.functions, **model.functions}
         model.reading = trained.reading
-    return model if found.uncond is None else model.guided(found.scale, found.cond, found.uncond)
+    if found.uncond is None:
+        return model
+    return model.guided(found.scale, found.cond, found.uncond)
 
 
 def _time(trained: Trained, seen: Recorded) -> dict[str, Any]:

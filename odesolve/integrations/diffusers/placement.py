@@ -225,7 +225,9 @@ def _rounded(
     cut = kind in ("exponential", "beta") or (
         kind and config.get("beta_schedule") == "squaredcos_cap_v2"
     )
-    return np.floor(at) if cut else np.round(at)
+    if cut:
+        return np.floor(at)
+    return np.round(at)
 
 
 def _flow(

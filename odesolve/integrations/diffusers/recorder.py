@@ -172,11 +172,9 @@ def branches(seen: Recorded) -> Branches:
 
 def _half(call: Call, k: int, batch: int) -> Call:
     def cut(v: Any) -> Any:
-        return (
-            v[k * batch : (k + 1) * batch]
-            if isinstance(v, Tensor) and v.dim() and v.shape[0] == 2 * batch
-            else v
-        )
+        if isinstance(v, Tensor) and v.dim() and v.shape[0] == 2 * batch:
+            return v[k * batch : (k + 1) * batch]
+        return v
 
     arguments = {
         name: {n: cut(v) for n, v in value.items()} if isinstance(value, Mapping) else cut(value)
@@ -202,7 +200,9 @@ def _mixed(cond: Call, uncond: Call, mixed: Tensor, sample: Tensor) -> Branches:
 
 def _like(output: Tensor, sample: Tensor) -> Tensor:
     """Without the variance that the network may have learned."""
-    return output if output.shape == sample.shape else output.narrow(1, 0, sample.shape[1])
+    if output.shape == sample.shape:
+        return output
+    return output.narrow(1, 0, sample.shape[1])
 
 
 def _conditions(call: Call, sample: Tensor) -> dict[str, Any]:

@@ -327,7 +327,9 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
             variance_noise,
             clipped,
         )
-        return StepOutput(out, walk, index, model_output, sample) if return_dict else (out,)
+        if return_dict:
+            return StepOutput(out, walk, index, model_output, sample)
+        return (out,)
 
     def set_shift(self, shift: float) -> None:
         """Change the shift of a flow's times, from the next ``set_timesteps`` on."""

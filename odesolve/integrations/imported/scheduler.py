@@ -216,16 +216,12 @@ def _times_listed(peer: Any, net: _Network) -> list[float]:
     at = [float(t) for t in peer.timesteps]
     read = net.described
     if read is None:
-        return (
-            at
-            if net.path.training_steps is None
-            else [(t + 1) / net.path.training_steps for t in at]
-        )
-    return (
-        [(t + 1) / read.steps for t in at]
-        if read.kind == "vp"
-        else read.level(np.array(at)).tolist()
-    )
+        if net.path.training_steps is None:
+            return at
+        return [(t + 1) / net.path.training_steps for t in at]
+    if read.kind == "vp":
+        return [(t + 1) / read.steps for t in at]
+    return read.level(np.array(at)).tolist()
 
 
 def _levels(probe: _Probe, net: _Network) -> tuple[list[float] | None, float | None]:

@@ -199,10 +199,14 @@ class SampledNoise:
                 )
             self.kept[stream] = self.sampler(*map(self._level, self.ready.intervals[stream]))
         self.left[stream] -= 1
-        return self.kept[stream] if self.left[stream] else self.kept.pop(stream)
+        if self.left[stream]:
+            return self.kept[stream]
+        return self.kept.pop(stream)
 
     def _level(self, t: float) -> Tensor:
-        return self.sigmas[self.index[t]] if t in self.index else self.sigmas.new_tensor(t)
+        if t in self.index:
+            return self.sigmas[self.index[t]]
+        return self.sigmas.new_tensor(t)
 
 
 def level(name: str, given: Any) -> float:
@@ -284,4 +288,6 @@ def _begins(plan: Plan) -> dict[int, int]:
 
 
 def _form(x: Any) -> str:
-    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+    if isinstance(x, Tensor):
+        return f"{x.dtype} of shape {tuple(x.shape)}"
+    return type(x).__name__

@@ -194,7 +194,9 @@ class OpenAIDenoiser(DiscreteEpsDDPMDenoiser):
 
     def get_eps(self, *args: Any, **kwargs: Any) -> Tensor:
         out = self.inner_model(*args, **kwargs)
-        return out.chunk(2, dim=1)[0] if self.has_learned_sigmas else out
+        if self.has_learned_sigmas:
+            return out.chunk(2, dim=1)[0]
+        return out
 
 
 class CompVisDenoiser(DiscreteEpsDDPMDenoiser):

@@ -72,9 +72,9 @@ def odeint(
     problem.options.pop("compact", None)
     outcome = problem.run()
     states = problem.opened(outcome.y)
-    return (
-        states if event_fn is None else with_event_time(func, event_fn, met_at(outcome, t), states)
-    )
+    if event_fn is None:
+        return states
+    return with_event_time(func, event_fn, met_at(outcome, t), states)
 
 
 def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:

@@ -184,4 +184,6 @@ def _check_resolved(t: Tensor) -> None:
 
 
 def _moved(tolerance: Tolerance, like: Tensor) -> Tolerance:
-    return tolerance.to(like.device) if isinstance(tolerance, Tensor) else tolerance
+    if isinstance(tolerance, Tensor):
+        return tolerance.to(like.device)
+    return tolerance

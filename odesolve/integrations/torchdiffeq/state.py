@@ -82,10 +82,14 @@ class Form:
         """The user's form of a state in ours; dimensions before those of the state are kept."""
         if self.is_plain:
             return y
-        return tuple(map(self._open, y)) if self.is_tuple else self._open(y)
+        if self.is_tuple:
+            return tuple(map(self._open, y))
+        return self._open(y)
 
     def _open(self, y: Tensor) -> Tensor:
-        return numbers(y) if self.is_complex else y.to(self.dtype)
+        if self.is_complex:
+            return numbers(y)
+        return y.to(self.dtype)
 
     def right_hand_side(self, func: Callable[[Tensor, Any], Any]) -> Callable[[Tensor, Any], Any]:
         """f on states in our form: func gets the time in the real type of the user's state."""
@@ -131,4 +135,6 @@ class Form:
         """For both parts of complex numbers."""
         if not self.is_complex:
             return value
-        return value.repeat_interleave(2) if self.is_tuple else torch.stack([value, value], -1)
+        if self.is_tuple:
+            return value.repeat_interleave(2)
+        return torch.stack([value, value], -1)

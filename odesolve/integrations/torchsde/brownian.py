@@ -148,7 +148,9 @@ class BrownianInterval(BaseBrownian):
         if return_A:
             out.append(self._levy(a, b, w, h))
         out = [None if x is None else x.to(self.dtype) for x in out]
-        return out[0] if len(out) == 1 else tuple(out)
+        if len(out) == 1:
+            return out[0]
+        return tuple(out)
 
     def _inside(self, t: float) -> float:
         near = ROUNDING * max(abs(self._start), abs(self._end))
@@ -221,7 +223,9 @@ class _Shifted(BaseBrownian):
     ) -> Any:
         """The increment over [t, tb], or of one time the value there."""
         out = self._interval(t, tb, return_U, return_A)
-        return out + self._w0 if tb is None and not (return_U or return_A) else out
+        if tb is None and not (return_U or return_A):
+            return out + self._w0
+        return out
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(interval={self._interval})"

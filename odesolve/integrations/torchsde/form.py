@@ -85,7 +85,9 @@ class Form:
     def flat(self, y: Tensor) -> Tensor:
         """A state (B, ...) as (B, D), with the zero of a log-ratio where it has one."""
         out = y.reshape(self.batch, -1)
-        return torch.cat([out, out.new_zeros(self.batch, 1)], 1) if self.logqp else out
+        if self.logqp:
+            return torch.cat([out, out.new_zeros(self.batch, 1)], 1)
+        return out
 
     def open(self, y: Tensor) -> Tensor:
         """States (..., B, D) in the shape of y0, without their log-ratio."""
@@ -228,7 +230,9 @@ class Form:
     def spread(self, a: Tensor, w: Tensor) -> Tensor:
         """The gradient of g from that of g w."""
         w = w.conj()
-        return a * w if self.diagonal else a.unsqueeze(-1) * w.unsqueeze(-2)
+        if self.diagonal:
+            return a * w
+        return a.unsqueeze(-1) * w.unsqueeze(-2)
 
     def held(self, x: Tensor) -> Tensor:
         """The value itself."""
@@ -282,10 +286,14 @@ class Form:
 
     def _in(self, x: Tensor) -> Tensor:
         x = x[:, :-1] if self.logqp else x
-        return x if self._flat else x.reshape(self.batch, *self.shape)
+        if self._flat:
+            return x
+        return x.reshape(self.batch, *self.shape)
 
     def _increment(self, w: Tensor) -> Tensor:
-        return w if self._flat or not self.diagonal else w.reshape(self.batch, *self.shape)
+        if self._flat or not self.diagonal:
+            return w
+        return w.reshape(self.batch, *self.shape)
 
     def _state(self, out: Any, name: str) -> Tensor:
         if not isinstance(out, Tensor) or out.shape != (self.batch, *self.shape):
@@ -294,7 +302,9 @@ class Form:
                 f"{(self.batch, *self.shape)}, as y0 is"
             )
         out = self._alike(out, name)
-        return out if self._flat else out.reshape(self.batch, -1)
+        if self._flat:
+            return out
+        return out.reshape(self.batch, -1)
 
     def _alike(self, out: Tensor, name: str) -> Tensor:
         """Complex where the state is. Raises OdesolveError for complex values of a real state."""
@@ -313,7 +323,9 @@ class Form:
                 f"{self.noise_type} noise"
             )
         out = self._alike(out, "g")
-        return out if self._flat else out.reshape(self.batch, -1, out.shape[-1])
+        if self._flat:
+            return out
+        return out.reshape(self.batch, -1, out.shape[-1])
 
     def _compared(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self._in(x)
@@ -397,13 +409,17 @@ def _followed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
     seen = Followed(f"{name} of sde")
 
     def call(t: Tensor, y: Tensor, *rest: Tensor) -> Any:
-        return seen(lambda y: method(t, y, *rest), y) if y.requires_grad else method(t, y, *rest)
+        if y.requires_grad:
+            return seen(lambda y: method(t, y, *rest), y)
+        return method(t, y, *rest)
 
     return call
 
 
 def _form(out: Any) -> object:
-    return tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    if isinstance(out, Tensor):
+        return tuple(out.shape)
+    return type(out).__name__
 
 
 def seconds(times: Tensor) -> list[Any]:

@@ -102,7 +102,9 @@ class Gradients:
         torch.clear_autocast_cache()
         if len(course.times) == 1:
             return problem.start[None], problem.first()
-        return self._reversible(course, states) if self.exact else self._continuous(course, states)
+        if self.exact:
+            return self._reversible(course, states)
+        return self._continuous(course, states)
 
     def _reversible(self, course: Course, states: dict[int, Values]) -> tuple[Tensor, Values]:
         made = [torch.stack([pack(states[k]) for k in course.needed])]

@@ -142,7 +142,9 @@ def real_motions(name: str, form: Form) -> str:
 
 def _square(eq: Form, w: Tensor, h: float) -> Tensor:
     """Twice the integral of W dW."""
-    return w * w - h if eq.calculus == "ito" else w * w
+    if eq.calculus == "ito":
+        return w * w - h
+    return w * w
 
 
 def _column(eq: Form, g: Tensor) -> Tensor:

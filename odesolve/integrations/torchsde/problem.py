@@ -186,7 +186,9 @@ class Problem:
             out.append(ys[1:, :, -1] - ys[:-1, :, -1])
         if extra:
             out.append((last[2], last[3], last[1]) if self.name == REVERSIBLE else ())
-        return out[0] if len(out) == 1 else tuple(out)
+        if len(out) == 1:
+            return out[0]
+        return tuple(out)
 
 
 def _times(ts: Tensor | Sequence[float], y0: Tensor) -> Tensor:

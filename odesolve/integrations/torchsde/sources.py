@@ -68,9 +68,9 @@ class Streams:
             shape = (*shape, 2)
         out = torch.empty(shape, dtype=kind, device=self.keys.device)
         normal(out, self.keys, stream)
-        return (
-            numbers(0.5**0.5 * out).to(self.dtype) if self.dtype.is_complex else out.to(self.dtype)
-        )
+        if self.dtype.is_complex:
+            return numbers(0.5**0.5 * out).to(self.dtype)
+        return out.to(self.dtype)
 
 
 class Given:

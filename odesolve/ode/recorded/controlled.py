@@ -115,7 +115,9 @@ class Explicit:
         """The time of a stage; that before a jump where the step ends at one."""
         end = c == 1.0 and lands
         at = self.system.clock.moment(self.end if end else t + c * h, like)
-        return beside(at, -math.copysign(1.0, h)) if end and self.jump else at
+        if end and self.jump:
+            return beside(at, -math.copysign(1.0, h))
+        return at
 
     def _error(self, step: RecordedStep) -> Tensor:
         norms = []
@@ -123,7 +125,9 @@ class Explicit:
             if row is not None:
                 error = weighted(row, [k.detach() for k in step.k], step.h)
                 norms.append(self.system.size(error, step.y0.detach(), step.y1.detach()))
-        return norms[0] if len(norms) == 1 else of_two(*norms)
+        if len(norms) == 1:
+            return norms[0]
+        return of_two(*norms)
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The state once the last attempt has been judged."""
@@ -357,4 +361,6 @@ class ControlledSystem:
         c = self.controller
         factor = c.safety * max(error, 1e-10) ** (-1.0 / method.order)
         h *= min(c.max_factor, max(c.min_factor, factor))
-        return h if factor < 1.0 else math.copysign(max(abs(h), abs(before)), h)
+        if factor < 1.0:
+            return h
+        return math.copysign(max(abs(h), abs(before)), h)

@@ -34,7 +34,9 @@ class Interval:
     def length(self, like: Tensor) -> float | Tensor:
         """The signed length, a number, or in the type of a state where it is connected to the
         grid."""
-        return self.t1 - self.t0 if self.ends is None else (self.ends[1] - self.ends[0]).to(like)
+        if self.ends is None:
+            return self.t1 - self.t0
+        return (self.ends[1] - self.ends[0]).to(like)
 
     def time(self, c: float, like: Tensor) -> Tensor:
         """The time at node c of the step, as f takes it."""

@@ -52,7 +52,9 @@ class Search:
             places, which = theta.unique(return_inverse=True)
             moments = zip(places.tolist(), states(places), strict=True)
             values = [self.system.values(t0 + place * h, state) for place, state in moments]
-            return torch.stack(values)[which, rows] if values else self.values[rows]
+            if values:
+                return torch.stack(values)[which, rows]
+            return self.values[rows]
 
         after = self.system.values(t1, y1)
         both = torch.stack([self.values, after])

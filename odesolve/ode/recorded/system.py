@@ -31,7 +31,9 @@ class Clock:
     @property
     def sign(self) -> float:
         """The direction of time."""
-        return 1.0 if self.times[-1] >= self.times[0] else -1.0
+        if self.times[-1] >= self.times[0]:
+            return 1.0
+        return -1.0
 
     def moment(self, value: float, like: Tensor) -> Tensor:
         """A time of a solve that moves along with t[0], as f takes it: without dimensions, in the
