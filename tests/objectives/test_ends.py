@@ -33,6 +33,7 @@ from odesolve.objectives import (
 )
 from odesolve.objectives.consistency import ConsistencyTraining
 from odesolve.objectives.weights import weights
+from tests.rows import rows
 
 PATHS = {
     "vp": ode.paths.VP(),
@@ -111,8 +112,8 @@ def loss(path, predicts, weight, t):
     return Matching(silent(path, predicts), weight, times=times.LogUniform())(X, noise=NOISE, t=t)
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+@rows("path", PATHS)
+@rows("predicts", PREDICTIONS)
 def test_losses_inside_are_those_written_out(predicts, path):
     path = PATHS[path]
     for weight, share in itertools.product(WEIGHTS, (0.07, 0.4, 0.93)):
@@ -125,8 +126,8 @@ def test_losses_inside_are_those_written_out(predicts, path):
         )
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+@rows("path", PATHS)
+@rows("predicts", PREDICTIONS)
 def test_conditions_couplings_weights_and_importance_together(predicts, path):
     """The written-out loss of the noise that goes with each sample within its label, over the
     density of its time."""
@@ -158,9 +159,9 @@ def test_conditions_couplings_weights_and_importance_together(predicts, path):
         )
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
-@pytest.mark.parametrize("end", ["data", "noise"])
+@rows("path", PATHS)
+@rows("predicts", PREDICTIONS)
+@rows("end", ["data", "noise"])
 def test_losses_at_the_ends_are_their_limits(end, predicts, path):
     """Near the end the written-out loss settles at what it is there; where it grows without end the
     time is refused. In float32, as torch.rand gives times, too."""
@@ -189,7 +190,7 @@ def test_losses_at_the_ends_are_their_limits(end, predicts, path):
             assert float(found.loss) == pytest.approx(nearer, rel=2e-2, abs=1e-6), weight
 
 
-@pytest.mark.parametrize(("path", "predicts", "weight", "value"), [
+@rows(("path", "predicts", "weight", "value"), [
     ("linear", "v", "noise", None), ("linear", "velocity", "noise", None), ("vp", "score", "noise", None),
     ("vp", "velocity", "noise", None), ("flipped", "v", "noise", None),
 ])  # fmt: skip
@@ -210,8 +211,8 @@ def test_whole_batches_at_the_data_end(path, predicts, weight, value):
     torch.testing.assert_close(found.loss, exact[key, predicts].square().mean(), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+@rows("path", PATHS)
+@rows("predicts", PREDICTIONS)
 def test_gradients_at_the_ends_are_numbers(predicts, path):
     path = PATHS[path]
     layer = torch.nn.Linear(5, 5).double()
@@ -228,8 +229,8 @@ def test_gradients_at_the_ends_are_numbers(predicts, path):
         assert torch.isfinite(layer.weight.grad).all()
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("weight", [w for w in WEIGHTS if w is not None])
+@rows("path", PATHS)
+@rows("weight", [w for w in WEIGHTS if w is not None])
 def test_means_are_finite_under_the_default_law(weight, path):
     """The mean of the weighted error does not grow as shares of the law nearer to its ends are
     added."""
@@ -250,7 +251,7 @@ def test_means_are_finite_under_the_default_law(weight, path):
             assert float(every) < 1.01 * float(most) + 1e-9, predicts
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "predicts", "weight", "ends"),
     [
         ("linear", "data", "vlb", "data"),
@@ -281,7 +282,7 @@ def test_laws_with_an_infinite_mean_are_refused(path, predicts, weight, ends):
     Matching(model, lambda path, t: t, times="uniform")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "predicts", "weight"),
     [("vp", "noise", "data"), ("linear", "velocity", "v"), ("linear", "edm", "noise"), ("ve", "score", "noise"),
      ("vp", "score", "noise"), ("trig", "v", "data"), ("edm", "edm", "data"), ("linear", "v", "min_snr(5)")],
@@ -304,7 +305,7 @@ def test_importance_has_the_mean_of_uniform_times():
 ZERO = ode.paths.Discrete(torch.linspace(0.99, 0.0, 20, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("predicts", ["noise", "score"])
+@rows("predicts", ["noise", "score"])
 def test_tables_without_a_signal_at_their_end(predicts):
     """Zero terminal SNR, which the table holds as 2^-24: what says nothing of the data there is
     refused."""
@@ -327,8 +328,8 @@ def test_tables_without_a_signal_at_their_end(predicts):
         ProgressiveDistillation(silent(ZERO, other), teacher, "uniform", 10)
 
 
-@pytest.mark.parametrize("t", [0.0, 1.0])
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+@rows("t", [0.0, 1.0])
+@rows("predicts", PREDICTIONS)
 def test_distillation_of_guidance_at_the_ends(predicts, t):
     """max_snr times the error of the data's: refused where either is infinite, a number
     elsewhere."""
@@ -345,13 +346,13 @@ def test_distillation_of_guidance_at_the_ends(predicts, t):
         assert math.isfinite(value)
 
 
-@pytest.mark.parametrize("make", [
+@rows("make", [
     lambda m: DenoisingScoreMatching(m, weight="noise"), lambda m: DenoisingScoreMatching(m),
     lambda m: ImplicitScoreMatching(m), lambda m: SlicedScoreMatching(m, weight="noise"),
     lambda m: ExplicitScoreMatching(m, m, weight="noise"),
 ])  # fmt: skip
-@pytest.mark.parametrize("predicts", PREDICTIONS)
-@pytest.mark.parametrize("path", ["vp", "linear", "flipped", "ve"])
+@rows("predicts", PREDICTIONS)
+@rows("path", ["vp", "linear", "flipped", "ve"])
 def test_scores_at_the_data_end(make, predicts, path):
     model = silent(PATHS[path], predicts)
     try:
@@ -367,11 +368,11 @@ def told(path, predicts="edm", time=None):
     return ode.Model(lambda x, t, **cond: torch.tanh(x + t[:, None]), path, predicts, time=time)
 
 
-@pytest.mark.parametrize("make", [
+@rows("make", [
     lambda m: Matching(m, times="uniform"), lambda m: DenoisingScoreMatching(m), lambda m: ImplicitScoreMatching(m),
     lambda m: GuidedDistillation(m, m, {}, times="logit_normal", weight="noise"),
 ])  # fmt: skip
-@pytest.mark.parametrize("time", ["c_noise", "sigma", lambda path, t: 1 / (1 - t)])
+@rows("time", ["c_noise", "sigma", lambda path, t: 1 / (1 - t)])
 def test_times_that_are_infinite_to_the_network_are_refused(make, time):
     """The logarithm of no signal: what a network makes of it is no number, or has gradients that
     are none."""
@@ -427,9 +428,7 @@ def test_chains_and_steps_that_begin_where_the_networks_time_is_infinite_are_ref
         assert math.isfinite(begin(X).loss)
 
 
-@pytest.mark.parametrize(
-    "grid", [[0.9, 0.5, 0.2, 0.0], (0.9, 0.5, 0.2, 0.0), torch.tensor([0.9, 0.5, 0.2, 0.0])]
-)
+@rows("grid", [[0.9, 0.5, 0.2, 0.0], (0.9, 0.5, 0.2, 0.0), torch.tensor([0.9, 0.5, 0.2, 0.0])])
 def test_bounds_on_a_list_of_times(grid):
     found = VariationalBound(silent(ode.paths.VP(), "noise"), grid=grid)
     assert found.count == 3
@@ -472,8 +471,8 @@ ENTRIES = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ENTRIES)
+@rows("dtype", [torch.float16, torch.bfloat16])
+@rows("name", ENTRIES)
 def test_data_of_half_precision_are_refused(name, dtype):
     with pytest.raises(ode.OdesolveError, match=rf"the data are {dtype}: give x.float\(\)"):
         ENTRIES[name](torch.ones(4, 2, dtype=dtype))

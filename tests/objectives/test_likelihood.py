@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.objectives import MaximumLikelihood
 from odesolve.training import fit
+from tests.rows import rows
 
 STD = 0.6
 
@@ -25,7 +26,7 @@ def flow(a):
     return lambda t, x: a * x
 
 
-@pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
+@rows("adjoint", ["backprop", "continuous", "reversible"])
 def test_a_linear_flow(adjoint):
     """dx/dt = a x takes x to x e^a, so that log p(x) = -(x e^a)^2 / 2 - log(2 pi) / 2 + a for each
     of the numbers."""
