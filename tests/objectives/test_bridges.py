@@ -233,7 +233,7 @@ def test_antithetic_pairs_keep_gradients_bounded():
     assert spread[1] < 10
 
 
-def rk4(f, t0, t1, n=400):
+def rk4(f, t0, t1, n=200):
     """Slope and square of the map of dx = (a x + b) dt + g dW: the moments solve da = a, dv = 2 a v
     + g^2."""
 
@@ -257,8 +257,14 @@ class Coefficients:
     def __init__(self, f, g, end):
         self.f, self.g = f, g
         self.mean, self.var = MEANS[end], DEVIATIONS[end] ** 2
+        self.known = {}
 
     def __call__(self, t):
+        if t not in self.known:  # the stages of a step share their times
+            self.known[t] = self.at(t)
+        return self.known[t]
+
+    def at(self, t):
         time = torch.full((2, 1), t, dtype=torch.float64)
         g = self.g(time)[0].item() if callable(self.g) else self.g
         return affine(lambda x: self.f(time, x)), g

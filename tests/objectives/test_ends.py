@@ -1,7 +1,6 @@
 """Ends of paths: weighted losses have their limits there, or are refused; means are finite, or are
 refused."""
 
-import itertools
 import math
 
 import pytest
@@ -33,6 +32,7 @@ from odesolve.objectives import (
 )
 from odesolve.objectives.consistency import ConsistencyTraining
 from odesolve.objectives.weights import weights
+from tests.products import product
 from tests.rows import rows
 
 PATHS = {
@@ -112,11 +112,10 @@ def loss(path, predicts, weight, t):
     return Matching(silent(path, predicts), weight, times=times.LogUniform())(X, noise=NOISE, t=t)
 
 
-@rows("path", PATHS)
-@rows("predicts", PREDICTIONS)
-def test_losses_inside_are_those_written_out(predicts, path):
+@rows(("path", "predicts", "weight"), product(list(PATHS), PREDICTIONS, WEIGHTS))
+def test_losses_inside_are_those_written_out(path, predicts, weight):
     path = PATHS[path]
-    for weight, share in itertools.product(WEIGHTS, (0.07, 0.4, 0.93)):
+    for share in (0.07, 0.4, 0.93):
         t = torch.tensor([at(path, "data", share)], dtype=torch.float64)
         torch.testing.assert_close(
             loss(path, predicts, weight, t).each,
@@ -159,35 +158,27 @@ def test_conditions_couplings_weights_and_importance_together(predicts, path):
         )
 
 
-@rows("path", PATHS)
-@rows("predicts", PREDICTIONS)
-@rows("end", ["data", "noise"])
-def test_losses_at_the_ends_are_their_limits(end, predicts, path):
+@rows(
+    ("path", "predicts", "weight", "end"),
+    product(list(PATHS), PREDICTIONS, WEIGHTS, ["data", "noise"]),
+)
+def test_losses_at_the_ends_are_their_limits(path, predicts, weight, end):
     """Near the end the written-out loss settles at what it is there; where it grows without end the
     time is refused. In float32, as torch.rand gives times, too."""
     path = PATHS[path]
-    for weight in WEIGHTS:
-        near, nearer = (
-            float(
-                written_out(
-                    path, predicts, weight, torch.tensor([at(path, end, h)], dtype=torch.float64)
-                )
-            )
-            for h in (1e-6, 1e-8)
-        )
-        for dtype in (torch.float64, torch.float32):
-            t = torch.tensor([at(path, end, 0.0)], dtype=dtype)
-            if nearer > 9 * near:
-                with pytest.raises(
-                    ode.OdesolveError,
-                    match=r"t holds .* is infinite: give times "
-                    r"away from that end",
-                ):
-                    loss(path, predicts, weight, t)
-                continue
-            found = loss(path, predicts, weight, t)
-            # sigma goes like a root of the time on some paths: 1e-4 where h is 1e-8
-            assert float(found.loss) == pytest.approx(nearer, rel=2e-2, abs=1e-6), weight
+    times_near = torch.tensor([[at(path, end, h)] for h in (1e-6, 1e-8)], dtype=torch.float64)
+    near, nearer = (float(written_out(path, predicts, weight, t)) for t in times_near)
+    for dtype in (torch.float64, torch.float32):
+        t = torch.tensor([at(path, end, 0.0)], dtype=dtype)
+        if nearer > 9 * near:
+            with pytest.raises(
+                ode.OdesolveError, match=r"t holds .* is infinite: give times away from that end"
+            ):
+                loss(path, predicts, weight, t)
+            continue
+        found = loss(path, predicts, weight, t)
+        # sigma goes like a root of the time on some paths: 1e-4 where h is 1e-8
+        assert float(found.loss) == pytest.approx(nearer, rel=2e-2, abs=1e-6)
 
 
 @rows(("path", "predicts", "weight", "value"), [
@@ -211,13 +202,12 @@ def test_whole_batches_at_the_data_end(path, predicts, weight, value):
     torch.testing.assert_close(found.loss, exact[key, predicts].square().mean(), rtol=1e-12, atol=0)
 
 
-@rows("path", PATHS)
-@rows("predicts", PREDICTIONS)
-def test_gradients_at_the_ends_are_numbers(predicts, path):
+@rows(("path", "predicts", "weight"), product(list(PATHS), PREDICTIONS, WEIGHTS))
+def test_gradients_at_the_ends_are_numbers(path, predicts, weight):
     path = PATHS[path]
     layer = torch.nn.Linear(5, 5).double()
     model = ode.Model(lambda x, t: layer(x), path, predicts, time="t")
-    for weight, end in itertools.product(WEIGHTS, (path.t_data, path.t_noise)):
+    for end in (path.t_data, path.t_noise):
         layer.zero_grad()
         try:
             found = Matching(model, weight, times=times.LogUniform())(
@@ -229,26 +219,24 @@ def test_gradients_at_the_ends_are_numbers(predicts, path):
         assert torch.isfinite(layer.weight.grad).all()
 
 
-@rows("path", PATHS)
-@rows("weight", [w for w in WEIGHTS if w is not None])
-def test_means_are_finite_under_the_default_law(weight, path):
+@rows(("path", "weight", "predicts"), product(list(PATHS), WEIGHTS[1:], PREDICTIONS))
+def test_means_are_finite_under_the_default_law(path, weight, predicts):
     """The mean of the weighted error does not grow as shares of the law nearer to its ends are
     added."""
     path = PATHS[path]
-    for predicts in PREDICTIONS:
-        model = silent(path, predicts)
-        law = Matching(model, weight).times
-        if path.training_steps is not None:
-            assert law == times.Table()
-            continue
-        shares = torch.logspace(-14, math.log10(0.5), 20_000, dtype=torch.float64)
-        near = shares > 1e-9
-        x = torch.ones(20_000, 1, dtype=torch.float64)
-        for t in (law.quantile(shares, path), law.quantile(1 - shares, path)):
-            size = Matching(model, weight)(x, noise=x, t=t).each
-            every, most = torch.trapezoid(size, shares), torch.trapezoid(size[near], shares[near])
-            assert math.isfinite(every)
-            assert float(every) < 1.01 * float(most) + 1e-9, predicts
+    model = silent(path, predicts)
+    law = Matching(model, weight).times
+    if path.training_steps is not None:
+        assert law == times.Table()
+        return
+    shares = torch.logspace(-14, math.log10(0.5), 20_000, dtype=torch.float64)
+    near = shares > 1e-9
+    x = torch.ones(20_000, 1, dtype=torch.float64)
+    for t in (law.quantile(shares, path), law.quantile(1 - shares, path)):
+        size = Matching(model, weight)(x, noise=x, t=t).each
+        every, most = torch.trapezoid(size, shares), torch.trapezoid(size[near], shares[near])
+        assert math.isfinite(every)
+        assert float(every) < 1.01 * float(most) + 1e-9
 
 
 @rows(

@@ -13,6 +13,7 @@ import odesolve as ode
 from odesolve import objectives as obj
 from odesolve.objectives import times
 from tests.objectives.pieces import PATHS, PIECES, batch
+from tests.products import diagonal
 from tests.rows import rows
 
 # What is no loss of data by itself: parts, functions and rooms.
@@ -30,8 +31,8 @@ def made(name, predicts, path, net=None, **options):
 
 
 def every(name, paths=None):
-    """All that an objective takes, or that on its first few paths."""
-    return itertools.product(PIECES[name].predicts, PIECES[name].paths[:paths])
+    """What an objective takes, each prediction and each path at least once; or its first few paths."""
+    return diagonal(PIECES[name].predicts, PIECES[name].paths[:paths], times=2)
 
 
 def near(name):
