@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.rows import rows
 
 TWO = ode.problems.mixture(
     [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
@@ -31,9 +32,9 @@ def one_clock(model, read):
     return ode.Model(net, model.path, model.predicts, time=model.time)
 
 
-@pytest.mark.parametrize("solver", ["dopri5", "dpm_solver_23"])
-@pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
+@rows("solver", ["dopri5", "dpm_solver_23"])
+@rows("name", PATHS)
+@rows("read", READS.values(), ids=READS)
 def test_solves_of_a_model(name, solver, read):
     path, predicts = PATHS[name]
     model = TWO.model(path, predicts)
