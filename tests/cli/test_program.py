@@ -11,6 +11,7 @@ import pytest
 import odesolve as ode
 from odesolve import cli
 from odesolve.cli.parser import EXAMPLES, parser
+from tests.rows import rows
 
 PROGRAM = f"{shlex.quote(sys.executable)} -m odesolve"
 
@@ -69,15 +70,15 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"odesolve {ode.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["solvers_command", "plan_command"])
-@pytest.mark.parametrize(
+@rows("name", ["solvers_command", "plan_command"])
+@rows(
     "error", [ZeroDivisionError("of\nours"), RuntimeError(), KeyError("k"), RecursionError("deep")]
 )
 def test_what_nobody_foresaw_is_one_line_too(capsys, monkeypatch, name, error):
     def broken(given):
         raise error
 
-    monkeypatch.setattr(cli.arguments.commands, name, broken)
+    monkeypatch.setattr(cli.parser.commands, name, broken)
     words = ["solvers"] if name == "solvers_command" else ["plan", "ddim"]
     assert cli.main(words) == 2
     err = capsys.readouterr().err
@@ -95,7 +96,7 @@ def test_memory_is_named(capsys, monkeypatch):
     def greedy(given):
         raise MemoryError
 
-    monkeypatch.setattr(cli.arguments.commands, "solvers_command", greedy)
+    monkeypatch.setattr(cli.parser.commands, "solvers_command", greedy)
     assert cli.main(["solvers"]) == 2
     assert "not enough memory: give a smaller batch" in capsys.readouterr().err
 
@@ -108,7 +109,7 @@ def actions(made):
             yield from actions(inner)
 
 
-@pytest.mark.parametrize("name", ["bash", "zsh", "tcsh"])
+@rows("name", ["bash", "zsh", "tcsh"])
 def test_completion(capsys, tmp_path, name):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--print-completion", name])
@@ -125,7 +126,7 @@ def test_completion(capsys, tmp_path, name):
         )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("typed", "found"),
     [
         (["sam"], {"sample"}),
