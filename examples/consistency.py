@@ -69,7 +69,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
     data = SETS[given.set]
-    test, noise = data(6000), torch.randn(6000, 2)
+    points = min(6000, 50 * given.steps)
+    test, noise = data(points), torch.randn(points, 2)
     teacher = ode.Model(MLP(), PATH, "edm", sigma_data=float(test.std()))
     train(Matching(teacher), lambda g: data(256), teacher.net.parameters(), given.steps)
     students = {
@@ -88,7 +89,7 @@ def main() -> None:
     print(
         "sliced distance to the data: teacher in 40 steps of Heun "
         f"{sliced_distance(whole, test):.3f}, "
-        f"data from data {sliced_distance(data(6000), test):.3f}"
+        f"data from data {sliced_distance(data(points), test):.3f}"
     )
     print(f"{'steps':20}" + "".join(f"{n:8}" for n in TIMES))
     for name, ends in {"teacher, DDIM": few, **drawn}.items():

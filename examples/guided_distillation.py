@@ -80,9 +80,10 @@ def main() -> None:
         return student
 
     last = halve(first, "uniform", fit, steps=32)[-1]
-    (test, cond), noise, panels = batch(4000), torch.randn(4000, 2), {}
+    points = min(4000, 50 * given.steps)
+    (test, cond), noise, panels = batch(points), torch.randn(points, 2), {}
     for scale in SCALES:
-        own = cond | {"scale": torch.full((4000,), scale)}
+        own = cond | {"scale": torch.full((points,), scale)}
         guided = teacher.guided(scale, cond, {"label": torch.full_like(cond["label"], NONE)})
         with torch.no_grad():
             aim = ode.sample(guided, noise, "ddim", 32, "uniform")

@@ -38,13 +38,14 @@ def main() -> None:
     loss = train(
         ncsn(model, levels), lambda g: data(512), model.net.parameters(), given.steps, rate=1e-2
     )
-    tests, noise = [data(3000) for _ in range(5)], torch.randn(3000, 2)
+    points = min(3000, 50 * given.steps)
+    tests, noise = [data(points) for _ in range(5)], torch.randn(points, 2)
     solver, low, calls = (
         f"annealed_langevin(each={EACH},step={STEP})",
         levels.ratios[-1],
         EACH * len(levels.ratios),
     )
-    panels = {"data": data(3000)}
+    panels = {"data": data(points)}
     with torch.no_grad():
         panels["annealed"] = ode.sample(model, noise, solver, grid=levels.ratios, seed=0)
         panels["annealed, denoised"] = ode.sample(

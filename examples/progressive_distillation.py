@@ -33,7 +33,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
     data = SETS[given.set]
-    test, noise = data(6000), torch.randn(6000, 2)
+    points = min(6000, 50 * given.steps)
+    test, noise = data(points), torch.randn(points, 2)
 
     def trained(student, objective, steps, rate):
         """The student after so many steps."""
@@ -62,7 +63,7 @@ def main() -> None:
     whole = by_teacher[32]
     print(
         f"sliced distance to the data: teacher in 32 steps {sliced_distance(whole, test):.3f}, "
-        f"data from data {sliced_distance(data(6000), test):.3f}"
+        f"data from data {sliced_distance(data(points), test):.3f}"
     )
     print("steps  student  teacher  student from the teacher's 32 steps")
     for n, x in by_student.items():

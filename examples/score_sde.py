@@ -18,7 +18,7 @@ from toys import picture, sliced_distance, train
 import odesolve as ode
 from odesolve.objectives import Matching, times
 
-FEW, MANY, POINTS = 16, 40, 2000
+FEW, MANY = 16, 40
 PATHS = {"VP": ode.paths.VP(), "VE": ode.paths.VE(0.01, 10.0), "sub-VP": ode.paths.SubVP()}
 ANGLE = 0.25 * math.pi * torch.arange(8)
 EXACT = ode.problems.mixture([1.0] * 8, 1.4 * torch.stack([ANGLE.cos(), ANGLE.sin()], 1), std=0.2)
@@ -64,8 +64,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000, help="of each training (default 3000)")
     parser.add_argument("--out", default="score_sde.png")
     given = parser.parse_args()
+    points = min(2000, 50 * given.steps)
     data, test, *others = (
-        EXACT.sample(n, seed=k).float() for k, n in enumerate((100_000, *[POINTS] * 11))
+        EXACT.sample(n, seed=k).float() for k, n in enumerate((100_000, *[points] * 11))
     )
     floor = torch.tensor([sliced_distance(other, test) for other in others])
     print(f"{'path':7} {'sampler':20} {FEW:3} calls {MANY:3} calls: sliced distance to the data")
@@ -80,7 +81,7 @@ def main() -> None:
         loss = Matching(model, weight="noise", times=times.Uniform(stratified=True))
         draw = lambda g: data[torch.randint(len(data), (1024,), generator=g)]  # noqa: E731
         train(loss, draw, model.net.parameters(), given.steps, rate=1e-2)
-        few = report(name, model, torch.randn(POINTS, 2), test)
+        few = report(name, model, torch.randn(points, 2), test)
         panels |= few if name == "VP" else {}
     picture(panels, given.out)
     print(f"wrote {given.out}")

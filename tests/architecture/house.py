@@ -78,6 +78,7 @@ def _imported(node: ast.AST, file: Path) -> list[str]:
     )
 
 
+@cache
 def arrows(root: Path = ROOT) -> dict[str, set[str]]:
     """For every room the rooms that it imports from."""
     found = defaultdict(set)

@@ -8,9 +8,10 @@ import pickle
 import pytest
 
 from odesolve.aliases import MOVED
+from tests.rows import rows
 
 
-@pytest.mark.parametrize("old", sorted(MOVED))
+@rows("old", sorted(MOVED))
 def test_an_old_name_is_the_module_itself(old):
     module = importlib.import_module(old)
     assert module is importlib.import_module(MOVED[old])

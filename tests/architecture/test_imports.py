@@ -6,8 +6,6 @@ import ast
 import subprocess
 import sys
 
-import pytest
-
 from tests.architecture.house import (
     ROOT,
     arrows,
@@ -19,6 +17,7 @@ from tests.architecture.house import (
     tree_of,
     way_of_log_prob,
 )
+from tests.rows import rows
 
 # Every room of the library, from the ground up, with all rooms that it imports from. Anyone may
 # import from FREE.
@@ -93,7 +92,7 @@ ARROWS = {
 BELOW = {"errors": "", "version": "", "doors": "errors process", "kernels": "errors doors"}
 
 
-@pytest.mark.parametrize("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
+@rows("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
 def test_arrows(file):
     room = room_of(file)
     if room in ("__init__", "__main__"):
@@ -137,31 +136,38 @@ def test_the_way_of_log_prob():
     }
 
 
-def run(code):
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+LOADED = """
+import sys, torch
+before = {*sys.modules}
+import odesolve
+print(*{*sys.modules} - before)
+import odesolve.cli
+print(*sys.modules)
+"""
+HEAVY = {"matplotlib", "rich", "tqdm", "sklearn", "scipy", "diffusers", "pandas", "PIL"}
 
 
 def test_import_brings_nothing_heavy():
-    """Beyond torch and what torch itself loads, importing the library costs the library."""
-    before = set(run("import sys, torch; print(*sys.modules)"))
-    after = set(run("import sys, odesolve; print(*sys.modules)"))
-    added = {name.split(".")[0] for name in after - before} - {"odesolve"}
-    assert added.isdisjoint(
-        {"matplotlib", "rich", "tqdm", "sklearn", "scipy", "diffusers", "pandas", "PIL"}
+    """Beyond torch and what torch itself loads, importing the library costs the library; the
+    command line brings no optional library either."""
+    told = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
     )
+    own, with_commands = (line.split() for line in told.stdout.splitlines())
+    added = {name.split(".")[0] for name in own} - {"odesolve"}
+    assert added.isdisjoint(HEAVY)
     assert {m for m in added if not m.startswith("_")} <= set(sys.stdlib_module_names) | {
         "numpy",
         "msgspec",
     }
+    assert HEAVY.isdisjoint({*with_commands} - {"tqdm"})  # which torch itself imports
 
 
 # Rooms whose files may need more than torch and numpy when they are loaded.
 WITH_EXTRAS = {"__init__", "__main__", "cli", "demo", "integrations", "training"}
 
 
-@pytest.mark.parametrize("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
+@rows("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
 def test_rooms_load_without_extras(file):
     """No file imports torch extras or plotting at its top, but those that are made for them."""
     if room_of(file) not in WITH_EXTRAS:

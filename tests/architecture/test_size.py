@@ -6,10 +6,9 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 
-import pytest
-
 from tests.architecture import style
 from tests.architecture.house import ROOT, sources, tree_of
+from tests.rows import rows
 
 LINES = 450  # of a file
 FUNCTION = 60  # lines of a function, without its docstring
@@ -64,7 +63,7 @@ def test_no_function_is_written_twice():
     assert [where for where in seen.values() if len(where) > 1] == []
 
 
-@pytest.mark.parametrize("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
+@rows("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
 def test_public_things_are_described(file):
     tree = tree_of(file)
     assert ast.get_docstring(tree), "module"

@@ -22,6 +22,7 @@ def folder(tmp_path_factory):
     unet = diffusers.UNet2DModel(
         sample_size=8, layers_per_block=1, norm_num_groups=2, attention_head_dim=2, **blocks
     )
+    unet.conv_out.weight.data *= 0.01  # so that its flow is smooth, and the reference soon found
     pipe = diffusers.DDPMPipeline(unet.eval(), diffusers.DDPMScheduler())
     where = tmp_path_factory.mktemp("pipeline")
     pipe.save_pretrained(where)

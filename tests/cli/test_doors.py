@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from odesolve.cli import main
+from tests.rows import rows
 
 FACTORIES = """
 import sys
@@ -392,7 +393,7 @@ def test_a_profile_of_nothing_is_no_success(capsys, monkeypatch, folder):
     assert "1 of 1 runs failed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("words", "told"), CASES, ids=[named(words) for words, _ in CASES])
+@rows(("words", "told"), CASES, ids=[named(words) for words, _ in CASES])
 def test_one_line(capsys, monkeypatch, folder, words, told):
     monkeypatch.chdir(folder)
     before = files(folder)

@@ -4,9 +4,10 @@ import pytest
 
 from odesolve import cli
 from odesolve.cli import commands, parser
+from tests.rows import rows
 
 
-@pytest.mark.parametrize(
+@rows(
     ("words", "message"),
     [
         (["plan", "ddimm"], "did you mean 'ddim'"),
@@ -69,7 +70,7 @@ def test_wrong_usage_exits_with_2(capsys):
     assert "usage: odesolve plan" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["profile", "sample", "loglik", "job", "solvers", "plan"])
+@rows("command", ["profile", "sample", "loglik", "job", "solvers", "plan"])
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -79,7 +80,7 @@ def test_every_command_has_help(capsys, command):
     assert "--json" in text
 
 
-@pytest.mark.parametrize(
+@rows(
     ("words", "said"),
     [
         (["sampl"], "unknown command 'sampl': did you mean 'sample'?"),
@@ -100,7 +101,7 @@ def test_slips_of_commands_and_choices(capsys, words, said):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
+@rows(
     ("words", "goes_on"),
     [
         (

@@ -2,9 +2,8 @@
 
 import json
 
-import pytest
-
 from odesolve.cli import main
+from tests.rows import rows
 
 
 def run(capsys, *words):
@@ -13,9 +12,7 @@ def run(capsys, *words):
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize(
-    "name", ["DPM++ 2M SDE Karras", "dpm++ 2m sde karras", "dpmpp_2m_sde karras"]
-)
+@rows("name", ["DPM++ 2M SDE Karras", "dpm++ 2m sde karras", "dpmpp_2m_sde karras"])
 def test_every_name_of_a_sampler(capsys, name):
     code, out, _ = run(capsys, "names", name, "--json")
     assert code == 0

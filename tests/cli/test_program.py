@@ -11,6 +11,7 @@ import pytest
 import odesolve as ode
 from odesolve import cli
 from odesolve.cli.parser import EXAMPLES, parser
+from tests.rows import rows
 
 PROGRAM = f"{shlex.quote(sys.executable)} -m odesolve"
 
@@ -69,8 +70,8 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"odesolve {ode.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["solvers_command", "plan_command"])
-@pytest.mark.parametrize(
+@rows("name", ["solvers_command", "plan_command"])
+@rows(
     "error", [ZeroDivisionError("of\nours"), RuntimeError(), KeyError("k"), RecursionError("deep")]
 )
 def test_what_nobody_foresaw_is_one_line_too(capsys, monkeypatch, name, error):
@@ -108,7 +109,7 @@ def actions(made):
             yield from actions(inner)
 
 
-@pytest.mark.parametrize("name", ["bash", "zsh", "tcsh"])
+@rows("name", ["bash", "zsh", "tcsh"])
 def test_completion(capsys, tmp_path, name):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--print-completion", name])
@@ -125,7 +126,7 @@ def test_completion(capsys, tmp_path, name):
         )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("typed", "found"),
     [
         (["sam"], {"sample"}),

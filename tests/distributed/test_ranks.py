@@ -300,6 +300,7 @@ def test_log_densities_over_time(world, tmp_path):
     all-gather a round."""
     x, whose = noise(), guided()
     kinds = [("picard", "exact"), ("picard", "hutchinson"), ("dopri5", "xtrace")]
+    common = {"seed": 1, "products": 6, "tol": 0.1}
 
     def check():
         mesh, out, gathers = ode.distributed.mesh(time=world), [], []
@@ -308,14 +309,14 @@ def test_log_densities_over_time(world, tmp_path):
         for solver, trace in kinds:
             gathers.clear()
             found = ode.distributed.log_prob(
-                whose, x, mesh=mesh, seed=1, trace=trace, solver=solver, products=6
+                whose, x, mesh=mesh, trace=trace, solver=solver, **common
             )
             out.append((as_lists(found.value), as_lists(found.nfe), found.rounds, len(gathers)))
         return out
 
     found = on_ranks(check, world, tmp_path)
     for k, (solver, trace) in enumerate(kinds):
-        alone = ode.log_prob(whose, x, seed=1, trace=trace, solver=solver, products=6)
+        alone = ode.log_prob(whose, x, trace=trace, solver=solver, **common)
         for ranks in found:
             value, nfe, rounds, gathers = ranks[k]
             torch.testing.assert_close(

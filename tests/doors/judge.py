@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from tests.products import LONG
 
 ADVICE = re.compile(
     r"\b(give|take|choose|did you mean|leave|return|returns|wrap|use|cast|move|let|lists the "
@@ -77,7 +78,7 @@ RELATIONS = (
 )
 # How many wrong values of an argument are tried, always the same.
 VALUES = settings(
-    max_examples=10,  # an argument
+    max_examples=40 if LONG else 6,  # an argument
     derandomize=True,
     database=None,
     deadline=None,

@@ -17,6 +17,7 @@ from odesolve import jobs, problems
 from odesolve.doors.vocabulary import WORDS, advised
 from odesolve.errors import OdesolveError
 from odesolve.profile import Profile
+from tests.rows import rows
 
 
 def named(text: str) -> list[str]:
@@ -116,7 +117,7 @@ def test_the_sweep_is_wide():
     assert len(CALLS) > 230
 
 
-@pytest.mark.parametrize("name", CALLS)
+@rows("name", CALLS)
 def test_an_unknown_keyword(name):
     call = CALLS[name]
     if name.rpartition(".")[2] in WARNS or name == "problem.model":
@@ -126,7 +127,7 @@ def test_an_unknown_keyword(name):
     assert any(said in message for said in ("it takes", "leave it out", "give ")), message
 
 
-@pytest.mark.parametrize("name", CALLS)
+@rows("name", CALLS)
 def test_a_slip_of_a_keyword(name):
     """Two neighbouring letters swapped: the right one is said."""
     call = CALLS[name]
@@ -142,7 +143,7 @@ def test_a_slip_of_a_keyword(name):
         assert f"'{own}'" in message or advised(slip, names), message
 
 
-@pytest.mark.parametrize("name", CALLS)
+@rows("name", CALLS)
 def test_too_many_arguments(name):
     call = CALLS[name]
     kinds = [p.kind for p in parameters(call)]
@@ -155,7 +156,7 @@ def test_too_many_arguments(name):
 SCHEDULER = CALLS["integrations.diffusers.OdesolveScheduler"]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("key", "said"),
     [
         ("foo", "leave it out"),

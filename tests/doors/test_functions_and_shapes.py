@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.rows import rows
 
 VP = ode.paths.VP()
 Z = torch.linspace(-1.0, 1.0, 8).reshape(4, 2)
@@ -28,8 +29,8 @@ def sample(model=MODEL, start=Z, **given):
 WRONG = [{}, {"q": torch.zeros(4)}, {"y": torch.zeros(4), "x": 1}, {"y": torch.zeros(7)}]
 
 
-@pytest.mark.parametrize("cond", WRONG, ids=lambda cond: ",".join(cond) or "none")
-@pytest.mark.parametrize("known", [False, True], ids=["at first", "once it has worked"])
+@rows("cond", WRONG, ids=lambda cond: ",".join(cond) or "none")
+@rows("known", [False, True], ids=["at first", "once it has worked"])
 def test_a_network_called_wrongly_says_how_it_is_called(known, cond):
     model = ode.Model(labelled, VP, "noise")
     if known:
@@ -52,8 +53,8 @@ CALLED = {
 }
 
 
-@pytest.mark.parametrize("fn", [NONE, TWO, int], ids=["none", "too many", "a class"])
-@pytest.mark.parametrize("name", CALLED)
+@rows("fn", [NONE, TWO, int], ids=["none", "too many", "a class"])
+@rows("name", CALLED)
 def test_functions_that_cannot_be_called_as_they_will_be(name, fn):
     with pytest.raises(ode.OdesolveError, match=rf"^{name} is .*called as {name}\("):
         CALLED[name](fn)
@@ -73,7 +74,7 @@ TIMES = {
 }
 
 
-@pytest.mark.parametrize("name", TIMES)
+@rows("name", TIMES)
 def test_functions_of_time_return_one_real_number_for_each(name):
     model = ode.Model(net, VP, "noise", time=TIMES[name])
     with pytest.raises(ode.OdesolveError, match=r"^time\(path, t\) returned"):
@@ -84,18 +85,14 @@ def test_a_function_of_time_that_does_is_taken():
     assert torch.equal(sample(ode.Model(net, VP, "noise", time=lambda path, t: 1000 * t)), sample())
 
 
-@pytest.mark.parametrize("start", [{4, 2}, {4: 1, 2: 1}, frozenset({4})], ids=repr)
-@pytest.mark.parametrize(
-    "draws", [sample, lambda start: ode.profile(MODEL, ["ddim"], 5, noise=start)]
-)
+@rows("start", [{4, 2}, {4: 1, 2: 1}, frozenset({4})], ids=repr)
+@rows("draws", [sample, lambda start: ode.profile(MODEL, ["ddim"], 5, noise=start)])
 def test_a_shape_has_an_order(draws, start):
     with pytest.raises(ode.OdesolveError, match=r"^noise is .*such as"):
         draws(start=start)
 
 
-@pytest.mark.parametrize(
-    "state", [(4, 2), [4, 2], Z.numpy(), 3], ids=["tuple", "list", "array", "number"]
-)
+@rows("state", [(4, 2), [4, 2], Z.numpy(), 3], ids=["tuple", "list", "array", "number"])
 def test_a_state_is_no_shape(state):
     with pytest.raises(ode.OdesolveError, match=r"^state is .*give a tensor"):
         ode.sample(MODEL, None, "ddim", 3, state=state)
@@ -118,13 +115,13 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@rows("name", KNOWN)
 def test_what_is_known_is_of_the_states_shape(name):
     with pytest.raises(ode.OdesolveError, match=r"known|mask"):
         sample(MODEL.inpainted(*KNOWN[name]))
 
 
-@pytest.mark.parametrize(
+@rows(
     "mask", [HALVES, HALVES[:1], HALVES[:, :1], ONES.bool()], ids=["all", "row", "column", "bool"]
 )
 def test_masks_that_cover_the_state(mask):
@@ -136,9 +133,7 @@ def test_an_interval_in_noise_levels_lies_outside():
         MODEL.guided(2.0, {}, {}, interval=(0.28, 5.42))
 
 
-@pytest.mark.parametrize(
-    "first_step", [0.1, torch.nan, "x", object()], ids=["number", "nan", "text", "object"]
-)
+@rows("first_step", [0.1, torch.nan, "x", object()], ids=["number", "nan", "text", "object"])
 def test_steps_of_one_size_have_no_first_one(first_step):
     with pytest.raises(ode.OdesolveError, match=r"^first_step="):
         ode.solve_sde(

@@ -11,6 +11,7 @@ from odesolve import distributed, jobs
 from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers import OdesolveScheduler
 from odesolve.integrations.k_diffusion.sampling import ode_sampler
+from tests.rows import rows
 
 MODEL = ode.Model(lambda x, t: 0.5 * x, ode.paths.Discrete.stable_diffusion(), "noise")
 X = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
@@ -31,7 +32,7 @@ NAMED = [
 ]
 
 
-@pytest.mark.parametrize(("label", "solver", "grid"), NAMED)
+@rows(("label", "solver", "grid"), NAMED)
 def test_the_scheduler(label, solver, grid):
     named = OdesolveScheduler.from_config(CONFIG, solver=label)
     apart = OdesolveScheduler.from_config(CONFIG, solver=solver, grid=grid)
@@ -83,7 +84,7 @@ def test_jobs(tmp_path):
     assert all((found[name] == same[name]).all() for name in found)
 
 
-@pytest.mark.parametrize(
+@rows(
     "call",
     [
         lambda: ode.sample(MODEL, X, LABEL, 6),

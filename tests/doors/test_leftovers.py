@@ -16,6 +16,7 @@ from odesolve import distributed, jobs
 from odesolve.integrations.diffusers import OdesolveScheduler
 from odesolve.names.elsewhere import MEANT
 from odesolve.solvers import REGISTRY
+from tests.rows import rows
 
 VP = ode.paths.VP()
 MODEL = ode.Model(lambda x, t: 0.5 * x, VP, "noise")
@@ -37,18 +38,14 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize(
-    "given", [*WHOLE, [np.int64(900), np.int32(500)], [torch.tensor(900), torch.tensor(500)]]
-)
+@rows("given", [*WHOLE, [np.int64(900), np.int32(500)], [torch.tensor(900), torch.tensor(500)]])
 def test_whole_timesteps_are_taken_in_any_form(given):
     ours = scheduler()
     ours.set_timesteps(timesteps=given)
     assert ours.timesteps.tolist() == [900, 500]
 
 
-@pytest.mark.parametrize(
-    "given", [[1.5, 0.5], [900.5, 500], np.array([900.0, 500.25]), torch.tensor([900.0, 500.25])]
-)
+@rows("given", [[1.5, 0.5], [900.5, 500], np.array([900.0, 500.25]), torch.tensor([900.0, 500.25])])
 def test_timesteps_that_would_be_rounded_are_refused(given, refused):
     refused(
         lambda: scheduler().set_timesteps(timesteps=given), "timesteps hold", "give whole numbers"
@@ -72,14 +69,14 @@ BOOLS = [
 ]
 
 
-@pytest.mark.parametrize("given", [*BOOLS, ["a", "b"], "900", [math.nan, 1.0], [None, 1.0]])
-@pytest.mark.parametrize("argument", ["timesteps", "sigmas"])
+@rows("given", [*BOOLS, ["a", "b"], "900", [math.nan, 1.0], [None, 1.0]])
+@rows("argument", ["timesteps", "sigmas"])
 def test_what_is_no_number_is_no_time(argument, given, refused):
     refused(lambda: scheduler().set_timesteps(**{argument: given}), argument, "give")
 
 
-@pytest.mark.parametrize("given", BOOLS)
-@pytest.mark.parametrize(
+@rows("given", BOOLS)
+@rows(
     "call",
     [
         lambda t: ode.sample(MODEL, X, "ddim", grid=t),
@@ -93,7 +90,7 @@ def test_true_and_false_are_no_numbers_anywhere(call, given, refused):
     refused(lambda: call(given), "give")
 
 
-@pytest.mark.parametrize(
+@rows(
     "call",
     [
         lambda n: ode.sample(MODEL, X, "ddim", n),
@@ -114,7 +111,7 @@ def test_more_steps_than_a_plan_holds(call, refused):
     )
 
 
-@pytest.mark.parametrize("solver", [*DRAWING, "ddim(eta=1)", "Euler a", "DPM++ 2M SDE Karras"])
+@rows("solver", [*DRAWING, "ddim(eta=1)", "Euler a", "DPM++ 2M SDE Karras"])
 def test_solvers_that_draw_noise_do_not_encode(solver, refused):
     refused(
         lambda: ode.invert(MODEL, X, solver),
@@ -136,8 +133,8 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("word", SAID)
-@pytest.mark.parametrize(
+@rows("word", SAID)
+@rows(
     "call",
     [
         lambda name: ode.sample(MODEL, X, name),
@@ -150,7 +147,7 @@ def test_words_for_solvers_say_which_is_meant(word, call, refused):
     refused(lambda: call(word), f"unknown solver {word!r}", "give ", SAID[word])
 
 
-@pytest.mark.parametrize("solvers", list(MEANT.values()))
+@rows("solvers", list(MEANT.values()))
 def test_the_solvers_that_are_meant_are_there(solvers):
     for name in re.findall("'(.*?)'", solvers):
         assert ode.plan(name, VP, 2).steps >= 1
@@ -183,8 +180,8 @@ def made(call):
         return call(f"{folder}/job")
 
 
-@pytest.mark.parametrize(("model", "grid"), EARLY)
-@pytest.mark.parametrize("door", STARTED)
+@rows(("model", "grid"), EARLY)
+@rows("door", STARTED)
 def test_noise_where_there_is_signal_is_warned_of_once(door, model, grid):
     with pytest.warns(
         UserWarning,
@@ -195,7 +192,7 @@ def test_noise_where_there_is_signal_is_warned_of_once(door, model, grid):
     assert len(said) == 1
 
 
-@pytest.mark.parametrize("model", [MODEL, LINEAR, STRAIGHT])
+@rows("model", [MODEL, LINEAR, STRAIGHT])
 def test_no_warning_of_a_state_or_of_noise_that_prevails(model):
     path = model.path
     flipped = path.t_data > 0

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.rows import rows
 
 VP, LINEAR = ode.paths.VP(), ode.paths.Linear()
 MODEL = ode.Model(lambda x, t: 0.5 * x, VP, "noise")
@@ -110,9 +111,7 @@ KEYWORDS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("door", "call", "word", "says"), KEYWORDS, ids=[f"{d} {w}" for d, _, w, _ in KEYWORDS]
-)
+@rows(("door", "call", "word", "says"), KEYWORDS, ids=[f"{d} {w}" for d, _, w, _ in KEYWORDS])
 def test_keywords_are_told_what_they_are(door, call, word, says):
     with pytest.raises(ode.OdesolveError) as caught:
         call(**{word: PLAN if word == "plan" else Z})
@@ -120,9 +119,7 @@ def test_keywords_are_told_what_they_are(door, call, word, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "call", [lambda **k: ode.profile(MODEL, noise=Z, **k), lambda **k: ode.check(MODEL, Z, **k)]
-)
+@rows("call", [lambda **k: ode.profile(MODEL, noise=Z, **k), lambda **k: ode.check(MODEL, Z, **k)])
 def test_ids_are_named_only_where_they_are_taken(call):
     with pytest.raises(ode.OdesolveError, match=r"generator=: give seed= a whole number$"):
         call(generator=torch.Generator())
@@ -147,8 +144,8 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("which", [1, 2])
+@rows("name", FUNCTIONS)
+@rows("which", [1, 2])
 def test_functions_that_cannot_be_called_so(name, which):
     call = FUNCTIONS[name][0]
     with pytest.raises(
@@ -172,8 +169,8 @@ def test_functions_with_more_arguments_of_their_own():
     assert ode.langevin(torch.nn.Identity(), Z, 0.1, 1, seed=0).shape == Z.shape
 
 
-@pytest.mark.parametrize("solver", ["ddim", "euler", "dpmpp_2m", "unipc_2"])
-@pytest.mark.parametrize("path", [LINEAR, LINEAR.flipped(), ode.paths.Trig()])
+@rows("solver", ["ddim", "euler", "dpmpp_2m", "unipc_2"])
+@rows("path", [LINEAR, LINEAR.flipped(), ode.paths.Trig()])
 def test_times_that_rise_are_said_to_rise(solver, path):
     model = ode.Model(lambda x, t: 0.5 * x, path, "velocity")
     times = [path.t_data, 0.5, path.t_noise]
@@ -187,7 +184,7 @@ def test_times_that_rise_are_said_to_rise(solver, path):
 DEIS = ["deis_rhoab1", "deis_rhoab2", "deis_rhoab3", "deis_lamab1", "deis_lamab2", "deis_lamab3"]
 
 
-@pytest.mark.parametrize("solver", DEIS)
+@rows("solver", DEIS)
 def test_solvers_whose_clock_is_infinite_at_the_noise(solver):
     with pytest.raises(
         ode.OdesolveError,
@@ -197,26 +194,26 @@ def test_solvers_whose_clock_is_infinite_at_the_noise(solver):
         ode.invert(STRAIGHT, Z, solver, 7)
 
 
-@pytest.mark.parametrize("solver", ["Euler a", "DPM++ 2M SDE Karras"])
+@rows("solver", ["Euler a", "DPM++ 2M SDE Karras"])
 def test_solvers_that_draw_do_not_encode(solver):
     with pytest.raises(ode.OdesolveError, match="give a deterministic solver such as 'ddim'"):
         ode.invert(MODEL, Z, solver, 4)
     assert ode.invert(MODEL, Z, "ddim", 4).shape == Z.shape
 
 
-@pytest.mark.parametrize("nfe", [10**6, [5, 100_001]])
+@rows("nfe", [10**6, [5, 100_001]])
 def test_budgets_beyond_all_plans(nfe):
     with pytest.raises(ode.OdesolveError, match="at most 100000"):
         ode.profile(MODEL, noise=Z, solvers=["ddim"], nfe=nfe)
 
 
-@pytest.mark.parametrize("given", [3, ["noise"], 1.5])
+@rows("given", [3, ["noise"], 1.5])
 def test_no_name_is_near_to_what_is_none(given):
     with pytest.raises(ode.OdesolveError, match="choose from data, edm, noise"):
         ode.Model(halved, VP, predicts=given)
 
 
-@pytest.mark.parametrize("saved", [torch.zeros(3), torch.zeros(()), Z])
+@rows("saved", [torch.zeros(3), torch.zeros(()), Z])
 def test_a_tensor_is_no_saved_solve(saved):
     with pytest.raises(ode.OdesolveError, match="it is a tensor of shape"):
         ode.resume(MODEL, saved)
@@ -231,7 +228,7 @@ def other_grids(grid):
     yield "turned round", grid[::-1]
 
 
-@pytest.mark.parametrize("solver", ["ddim", "unipc_2", "heun", "dpmpp_2m_sde"])
+@rows("solver", ["ddim", "unipc_2", "heun", "dpmpp_2m_sde"])
 def test_plans_whose_grid_is_not_that_of_their_rows(solver):
     body = json.loads(ode.plan(solver, VP, 4, "karras").to_json())
     for name, grid in other_grids(body["grid"]):
@@ -239,9 +236,7 @@ def test_plans_whose_grid_is_not_that_of_their_rows(solver):
             pytest.fail(f"{name}: {ode.load_plan(json.dumps({**body, 'grid': grid}))}")
 
 
-@pytest.mark.parametrize(
-    "solver", ["predictor_corrector", "annealed_langevin", "restart", "heun_churn", "ddim"]
-)
+@rows("solver", ["predictor_corrector", "annealed_langevin", "restart", "heun_churn", "ddim"])
 def test_plans_of_every_kind_still_read(solver):
     plan = ode.plan(solver, VP, 7)
     assert ode.load_plan(plan.to_json()).to_json() == plan.to_json()
@@ -260,7 +255,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "nothing", "folder", "link"])
+@rows("name", [*CONFIGS, "nothing", "folder", "link"])
 def test_configs_of_schedulers_in_folders(name, tmp_path):
     diffusers = pytest.importorskip("odesolve.integrations.diffusers")
     file = tmp_path / "scheduler_config.json"

@@ -12,6 +12,7 @@ import odesolve as ode
 from odesolve import paths, problems, trace
 from odesolve.errors import OdesolveError
 from odesolve.integrations.torchdiffeq import odeint
+from tests.rows import rows
 
 VP, NAN, INF = paths.VP(), math.nan, math.inf
 Z = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
@@ -289,7 +290,7 @@ CASES += swept(
 NAMED = {"progress", "snr", "share", "mean"}
 
 
-@pytest.mark.parametrize(("call", "name", "value"), CASES)
+@rows(("call", "name", "value"), CASES)
 def test_one_wrong_number(refused, call, name, value):
     assert refused(lambda: call(**{name: value}))
 
@@ -310,7 +311,7 @@ TELLING = (
 )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("call", "name", "value"),
     [c for c in CASES if c.values[1] in (*TELLING, "time_scale", "interval")],
 )
@@ -318,7 +319,7 @@ def test_the_message_names_the_argument(refused, call, name, value):
     refused(lambda: call(**{name: value}), name)
 
 
-@pytest.mark.parametrize("model", [None, MODEL], ids=["function", "model"])
+@rows("model", [None, MODEL], ids=["function", "model"])
 def test_no_tolerance_at_all(refused, model):
     zeros = (
         {"rtol": 0, "atol": 0},
@@ -356,8 +357,8 @@ MODEL_TIMES = {
 }
 
 
-@pytest.mark.parametrize("path", MODEL_TIMES.values(), ids=MODEL_TIMES)
-@pytest.mark.parametrize("t", [-1.0, -0.01, 1.01, 2.0, 1e15, NAN])
+@rows("path", MODEL_TIMES.values(), ids=MODEL_TIMES)
+@rows("t", [-1.0, -0.01, 1.01, 2.0, 1e15, NAN])
 def test_times_outside_the_path(refused, path, t):
     model, at = ode.Model(net, path, "noise"), t * path.t_max
     inside = 0.5 * path.t_max
@@ -376,7 +377,7 @@ def test_times_a_rounding_outside_are_the_ends():
         assert bool(MODEL.noise(Z, t).isfinite().all())
 
 
-@pytest.mark.parametrize(
+@rows(
     "interval",
     [(0.2, 0.8), [0.2, 0.8], torch.tensor([0.2, 0.8]), (-1.0, 0.5), (0.5, INF), None],
     ids=repr,
@@ -411,7 +412,7 @@ MODULE += [
 ]
 
 
-@pytest.mark.parametrize("name", MODULE)
+@rows("name", MODULE)
 def test_what_a_network_has_and_a_model_has_not(name):
     model = ode.Model(torch.nn.Linear(3, 3), VP, "noise")
     with pytest.raises(AttributeError, match=rf"take model\.net\.{name}") as caught:
@@ -427,7 +428,7 @@ def test_a_model_is_not_called(refused):
         MODEL.nonsense  # noqa: B018
 
 
-@pytest.mark.parametrize(
+@rows(
     "spec",
     [
         "nope",
@@ -445,7 +446,7 @@ def test_texts_of_no_path(refused, spec):
     refused(lambda: paths.from_spec(spec))
 
 
-@pytest.mark.parametrize(
+@rows(
     "call",
     [
         lambda: ode.sample(net, Z, "ddim"),

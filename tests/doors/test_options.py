@@ -13,6 +13,7 @@ import odesolve as ode
 from odesolve import paths
 from odesolve.integrations.k_diffusion import sampling
 from odesolve.solvers.registry import BOUNDS
+from tests.rows import rows
 
 SOLVERS = {**ode.solvers(), **ode.solvers().special}
 NUMBERS = [
@@ -58,7 +59,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("solver", "option", "value"), CASES)
+@rows(("solver", "option", "value"), CASES)
 def test_options(refused, solver, option, value):
     words = () if option == "segments" else (option,)
     refused(
@@ -67,15 +68,15 @@ def test_options(refused, solver, option, value):
     )
 
 
-@pytest.mark.parametrize("flag", ["afs", "tree", "closed", "reverse", "snap"])
-@pytest.mark.parametrize("value", SWITCHES, ids=repr)
+@rows("flag", ["afs", "tree", "closed", "reverse", "snap"])
+@rows("value", SWITCHES, ids=repr)
 def test_flags(refused, flag, value):
     refused(
         lambda: ode.plan("ddim", paths.VP(), 3, **{flag: value}), f"{flag}=", "give True or False"
     )
 
 
-@pytest.mark.parametrize("eta", [-1, -0.5, math.nan])
+@rows("eta", [-1, -0.5, math.nan])
 def test_a_negative_eta_at_every_door(refused, eta):
     model, z = ode.Model(lambda x, t: 0.5 * x, paths.VP(), "noise"), torch.zeros(2, 3)
     doors = (
@@ -110,8 +111,8 @@ KD |= {
 }
 
 
-@pytest.mark.parametrize("name", KD)
-@pytest.mark.parametrize("value", [-1.0, math.nan, "a", [0.5], True], ids=repr)
+@rows("name", KD)
+@rows("value", [-1.0, math.nan, "a", [0.5], True], ids=repr)
 def test_options_of_k_diffusion(refused, name, value):
     takes = [
         o

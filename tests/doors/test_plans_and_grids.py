@@ -11,6 +11,7 @@ import torch
 
 import odesolve as ode
 from odesolve import paths
+from tests.rows import rows
 
 VP, LINEAR = paths.VP(), paths.Linear()
 MODEL = ode.Model(lambda x, t: 0.5 * x, VP, "noise")
@@ -39,8 +40,8 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("door", [*DOORS, "log_prob", "log_prob of the plan"])
-@pytest.mark.parametrize("plan", OTHERS.values(), ids=OTHERS)
+@rows("door", [*DOORS, "log_prob", "log_prob of the plan"])
+@rows("plan", OTHERS.values(), ids=OTHERS)
 def test_a_plan_of_another_path(refused, door, plan):
     densities = {
         "log_prob": lambda: ode.log_prob(MODEL, Z, plan=plan),
@@ -49,9 +50,7 @@ def test_a_plan_of_another_path(refused, door, plan):
     refused({**runs(MODEL, plan=plan), **densities}[door], "plan ", "ode.plan(")
 
 
-@pytest.mark.parametrize(
-    "executor", [lambda p: ode.Window(coarse=p), lambda p: ode.Parareal(coarse=p)]
-)
+@rows("executor", [lambda p: ode.Window(coarse=p), lambda p: ode.Parareal(coarse=p)])
 def test_a_coarse_plan_of_another_path(refused, executor):
     call = lambda: ode.sample(
         MODEL, Z, "ddim", 4, "uniform", executor=executor(ode.plan("ddim", LINEAR, 2))
@@ -89,8 +88,8 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize(("path", "plan"), ALIKE.values(), ids=ALIKE)
-@pytest.mark.parametrize("door", DOORS)
+@rows(("path", "plan"), ALIKE.values(), ids=ALIKE)
+@rows("door", DOORS)
 def test_a_plan_of_the_same_path(door, path, plan):
     model = ode.Model(lambda x, t: 0.5 * x, path, "noise")
     assert torch.equal(runs(model, plan=plan)[door](), runs(model, plan=plan)["sample"]())
@@ -105,8 +104,8 @@ def test_texts_of_another_path(refused):
     )
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(
+@rows("door", DOORS)
+@rows(
     "beside",
     [
         {"solver": "ddim"},
@@ -126,8 +125,8 @@ def test_a_plan_and_what_it_has_its_own_of(refused, door, beside):
     )
 
 
-@pytest.mark.parametrize("solver", ["ddim", None, "dpmpp_2m"])
-@pytest.mark.parametrize("door", [*DOORS, "invert", "log_prob"])
+@rows("solver", ["ddim", None, "dpmpp_2m"])
+@rows("door", [*DOORS, "invert", "log_prob"])
 def test_a_list_of_times_and_another_number_of_steps(refused, door, solver):
     more = {
         "invert": lambda: ode.invert(MODEL, Z, solver or "ddim", 7, GRID),
@@ -142,8 +141,8 @@ def test_a_list_of_times_and_another_number_of_steps(refused, door, solver):
     )
 
 
-@pytest.mark.parametrize("solver", ["ddim", None])
-@pytest.mark.parametrize("door", DOORS)
+@rows("solver", ["ddim", None])
+@rows("door", DOORS)
 def test_a_list_of_times_says_how_many_steps(door, solver):
     alone, same = (runs(MODEL, solver=solver, grid=GRID, **k)[door]() for k in ({}, {"steps": 2}))
     assert torch.equal(alone, same)
@@ -162,8 +161,8 @@ RISING = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("given", RISING.values(), ids=RISING)
+@rows("door", DOORS)
+@rows("given", RISING.values(), ids=RISING)
 def test_times_that_rise(refused, door, given):
     refused(
         runs(MODEL, solver="ddim", **given)[door],
@@ -219,8 +218,8 @@ def counted(n):
     }
 
 
-@pytest.mark.parametrize("door", counted(1))
-@pytest.mark.parametrize("steps", STEPS, ids=repr)
+@rows("door", counted(1))
+@rows("steps", STEPS, ids=repr)
 def test_steps(refused, door, steps):
     # whose plans are kept, and 1 == True, 2 == 2.0
     ode.plan("ddim", VP, 1), ode.plan("ddim", VP, 2)
@@ -228,18 +227,18 @@ def test_steps(refused, door, steps):
     refused(counted(steps)[door], f"{'' if door == 'default_plan' else 'steps'}={steps!r}", reason)
 
 
-@pytest.mark.parametrize("steps", [0, -1, 1.5, True, "a", 2**70, [1, 2], [0], [1.5]], ids=repr)
+@rows("steps", [0, -1, 1.5, True, "a", 2**70, [1, 2], [0], [1.5]], ids=repr)
 def test_steps_of_equations(refused, steps):
     refused(lambda: ode.solve(lambda t, y: -y, Z, steps=steps, solver="euler"), "steps=")
     refused(lambda: ode.solve_sde(lambda t, y: -y, 1.0, Z, noise="additive", steps=steps), "steps=")
 
 
-@pytest.mark.parametrize("nfe", [0, -1, 1.5, True, "a", 10**6, 2**70, [5, 0]], ids=repr)
+@rows("nfe", [0, -1, 1.5, True, "a", 10**6, 2**70, [5, 0]], ids=repr)
 def test_budgets_of_a_profile(refused, nfe):
     refused(lambda: ode.profile(MODEL, ["ddim"], nfe, noise=(2, 3)), "nfe=")
 
 
-@pytest.mark.parametrize("steps", [np.int64(3), torch.tensor(3)])
+@rows("steps", [np.int64(3), torch.tensor(3)])
 def test_whole_numbers_of_all_kinds_are_steps(steps):
     assert torch.equal(ode.sample(MODEL, Z, "ddim", steps), ode.sample(MODEL, Z, "ddim", 3))
 
@@ -288,7 +287,7 @@ LISTS = [
 ]
 
 
-@pytest.mark.parametrize("grid", [*LABELS, *RULES, *LISTS], ids=repr)
+@rows("grid", [*LABELS, *RULES, *LISTS], ids=repr)
 def test_grids_that_are_none(refused, grid):
     steps = 3 if isinstance(grid, str | ode.grids.Grid) else None
     refused(lambda: ode.sample(MODEL, Z, "ddim", steps, grid))

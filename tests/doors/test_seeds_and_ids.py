@@ -13,6 +13,7 @@ import odesolve as ode
 from odesolve import paths, problems
 from odesolve.integrations.k_diffusion import sampling
 from odesolve.integrations.torchsde import BrownianInterval
+from tests.rows import rows
 
 MODEL = ode.Model(lambda x, t: 0.5 * x, paths.VP(), "noise")
 Z = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
@@ -119,7 +120,7 @@ def several(seed):
     return isinstance(seed, list) or getattr(seed, "shape", ()) == (2,)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("seed", "door"),
     [
         pytest.param(s, d, id=f"{s!r}-{d}")
@@ -132,13 +133,13 @@ def test_seeds(refused, door, seed):
     refused(with_seed(seed)[door], "seed", "whole number")
 
 
-@pytest.mark.parametrize("door", with_ids(0))
-@pytest.mark.parametrize("ids", IDS, ids=repr)
+@rows("door", with_ids(0))
+@rows("ids", IDS, ids=repr)
 def test_ids(refused, door, ids):
     refused(with_ids(ids)[door], "ids")
 
 
-@pytest.mark.parametrize(
+@rows(
     "seed",
     [3, np.int64(3), np.uint64(3), torch.tensor(3), torch.tensor([3]), np.array(3)],
     ids=repr,
@@ -158,7 +159,7 @@ def test_all_of_64_bits_are_seeds_of_their_own():
     assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
 
 
-@pytest.mark.parametrize(
+@rows(
     "ids", [range(2), (0, 1), np.array([0, 1]), torch.tensor([0, 1], dtype=torch.uint8)], ids=repr
 )
 def test_ids_in_every_form_are_the_same(ids):
@@ -168,7 +169,7 @@ def test_ids_in_every_form_are_the_same(ids):
     )
 
 
-@pytest.mark.parametrize("entropy", [1.5, -1, 2**64, "3", True, math.nan], ids=repr)
+@rows("entropy", [1.5, -1, 2**64, "3", True, math.nan], ids=repr)
 def test_entropy_of_torchsde(refused, entropy):
     refused(
         lambda: BrownianInterval(0.0, 1.0, size=(2, 3), entropy=entropy), "entropy", "whole number"

@@ -14,6 +14,7 @@ from odesolve.ode.equal_steps import TABLEAUS
 from odesolve.ode.exponential import NODES
 from odesolve.ode.implicit import ESDIRKS
 from odesolve.stochastic.steps import SOLVERS
+from tests.rows import rows
 
 Y, T = torch.ones(2, 2), torch.tensor([0.0, 1.0])
 NET = torch.nn.Linear(2, 2)
@@ -96,7 +97,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("door", "name", "slip"), CASES)
+@rows(("door", "name", "slip"), CASES)
 def test_the_right_one_is_said(door, name, slip):
     with pytest.raises(OdesolveError, match="did you mean") as told:
         DOORS[door][1](slip)

@@ -8,6 +8,8 @@ import warnings
 import pytest
 from hypothesis import given
 
+from tests.rows import rows
+
 from .judge import VALUES, lacks, outcome
 from .table import TABLE
 
@@ -20,14 +22,14 @@ CASES = [
 DOORS = {name: door for group in TABLE.values() for name, door in group.items() if door.works}
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+@rows("door", DOORS.values(), ids=DOORS)
 def test_it_works_as_it_is_called_otherwise(door):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # networks that were trained on nothing
         door.call(**door.given)
 
 
-@pytest.mark.parametrize(("door", "argument"), CASES)
+@rows(("door", "argument"), CASES)
 def test_what_cannot_be_meant_is_refused(door, argument):
     @VALUES
     @given(door.wrong[argument])

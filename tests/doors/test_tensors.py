@@ -15,6 +15,7 @@ from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers import OdesolveScheduler
 from odesolve.integrations.k_diffusion import sampling
 from odesolve.integrations.torchdiffeq import odeint
+from tests.rows import rows
 
 VP = paths.VP()
 Z = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
@@ -65,8 +66,8 @@ def taking(x):
 SHAPES_ONLY = ("Sampler", "slerp")  # what looks at no value runs on tensors that have none
 
 
-@pytest.mark.parametrize("door", taking(Z))
-@pytest.mark.parametrize("kind", LOOSE)
+@rows("door", taking(Z))
+@rows("kind", LOOSE)
 def test_starts(refused, door, kind):
     if kind == "meta" and door in SHAPES_ONLY:
         assert taking(LOOSE[kind])[door]().is_meta
@@ -74,10 +75,10 @@ def test_starts(refused, door, kind):
     refused(taking(LOOSE[kind])[door])
 
 
-@pytest.mark.parametrize(
+@rows(
     "door", [d for d in taking(Z) if d not in ("solve", "solve_sde", "odeint", "odeint on a grid")]
 )
-@pytest.mark.parametrize(
+@rows(
     "value",
     [Z.to(torch.complex64), np.zeros((2, 3)), "ab", None, 2],
     ids=["complex", "numpy", "text", "none", "number"],
@@ -138,13 +139,13 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("door", asking(torch.clone))
-@pytest.mark.parametrize("kind", ANSWERS)
+@rows("door", asking(torch.clone))
+@rows("kind", ANSWERS)
 def test_answers(refused, door, kind):
     refused(asking(ANSWERS[kind])[door])
 
 
-@pytest.mark.parametrize("kind", ["sparse", "nested", "quantized", "mkldnn"])
+@rows("kind", ["sparse", "nested", "quantized", "mkldnn"])
 def test_a_network_that_turns_to_another_kind_later(refused, kind):
     """From its third call on, when it is known to be harmless and is looked at in the fewest
     lines."""
@@ -159,8 +160,8 @@ def test_a_network_that_turns_to_another_kind_later(refused, kind):
     )
 
 
-@pytest.mark.parametrize("kind", [*LOOSE, "whole", "none", "text"])
-@pytest.mark.parametrize("place", ["model_output", "sample"])
+@rows("kind", [*LOOSE, "whole", "none", "text"])
+@rows("place", ["model_output", "sample"])
 def test_steps_of_the_scheduler(refused, kind, place):
     scheduler = OdesolveScheduler(solver="dpmpp_2m")
     scheduler.set_timesteps(4)
@@ -190,7 +191,7 @@ GRADIENTS = {
 }
 
 
-@pytest.mark.parametrize("door", GRADIENTS)
+@rows("door", GRADIENTS)
 def test_a_gradient_that_is_dropped_is_said_once(door):
     with pytest.warns(
         UserWarning, match="asks for gradients, of which this solve makes none"
@@ -201,7 +202,7 @@ def test_a_gradient_that_is_dropped_is_said_once(door):
         GRADIENTS[door](Z.clone().requires_grad_())
 
 
-@pytest.mark.parametrize("door", GRADIENTS)
+@rows("door", GRADIENTS)
 def test_a_graph_that_would_be_cut_is_refused(door):
     with pytest.raises(OdesolveError, match="computed from what asks for gradients"):
         GRADIENTS[door](2 * Z.clone().requires_grad_())

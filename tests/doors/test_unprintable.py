@@ -7,6 +7,7 @@ import torch
 
 import odesolve as ode
 from odesolve.errors import short
+from tests.rows import rows
 
 VP = ode.paths.VP()
 Z = torch.linspace(-1.0, 1.0, 8).reshape(4, 2)
@@ -93,8 +94,8 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES)
-@pytest.mark.parametrize(("call", "name"), CASES, ids=[f"{c.__name__}-{n}" for c, n in CASES])
+@rows("value", VALUES)
+@rows(("call", "name"), CASES, ids=[f"{c.__name__}-{n}" for c, n in CASES])
 def test_the_argument_is_named(call, name, value):
     with pytest.raises(ode.OdesolveError) as told:
         call(**{name: VALUES[value]})
@@ -114,15 +115,15 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("value", ARRAYS)
-@pytest.mark.parametrize(("call", "name"), [(c, n) for c, names in WORDS for n in names])
+@rows("value", ARRAYS)
+@rows(("call", "name"), [(c, n) for c, names in WORDS for n in names])
 def test_an_array_is_no_name(call, name, value):
     with pytest.raises(ode.OdesolveError, match=name):
         call(**{name: ARRAYS[value]})
 
 
-@pytest.mark.parametrize("name", ["time", "input_scale", "predicts"])
-@pytest.mark.parametrize("value", ARRAYS)
+@rows("name", ["time", "input_scale", "predicts"])
+@rows("value", ARRAYS)
 def test_nor_in_a_model(name, value):
     with pytest.raises(ode.OdesolveError, match=name.removesuffix("s")[:7]):
         ode.Model(lambda x, t: x, VP, **{"predicts": "noise", name: ARRAYS[value]})
@@ -147,16 +148,14 @@ TIMED = [
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-@pytest.mark.parametrize("value", LOOSE)
-@pytest.mark.parametrize(("call", "name"), [(c, n) for c, names in TIMED for n in names])
+@rows("value", LOOSE)
+@rows(("call", "name"), [(c, n) for c, names in TIMED for n in names])
 def test_numbers_lie_in_memory_one_by_one(call, name, value):
     with pytest.raises(ode.OdesolveError, match=name):
         call(**{name: LOOSE[value]()})
 
 
-@pytest.mark.parametrize(
-    "dtype", [np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
-)
+@rows("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
 def test_ids_of_every_whole_type(dtype):
     drawn = ode.sample(MODEL, (3, 2), "ddim", 2, seed=0, ids=np.array([2, 0, 1], dtype=dtype))
     assert torch.equal(drawn, ode.sample(MODEL, (3, 2), "ddim", 2, seed=0)[[2, 0, 1]])

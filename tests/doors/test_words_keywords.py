@@ -15,6 +15,7 @@ from odesolve import distributed, jobs, objectives, paths
 from odesolve.doors.vocabulary import WORDS, advised
 from odesolve.errors import OdesolveError
 from odesolve.training import fit
+from tests.rows import rows
 
 VP = paths.VP()
 X = torch.ones(2, 3)
@@ -112,7 +113,7 @@ FURTHER = {
 }
 
 
-@pytest.mark.parametrize("name", DOORS)
+@rows("name", DOORS)
 def test_words_of_other_programs(name, tmp_path, monkeypatch):
     """Every word of the table at every door where it is no argument: no word is taken in silence,
     none ends in a raw error."""
@@ -130,7 +131,7 @@ def test_words_of_other_programs(name, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", DOORS)
+@rows("name", DOORS)
 def test_slips_of_the_doors_own_arguments(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     door = DOORS[name]
@@ -147,7 +148,7 @@ def test_slips_of_the_doors_own_arguments(name, tmp_path, monkeypatch):
         )
 
 
-@pytest.mark.parametrize("name", DOORS)
+@rows("name", DOORS)
 def test_words_that_mean_nothing(name):
     message = error_of(DOORS[name], qqqqqqqq=3)
     assert "qqqqqqqq" in message
@@ -207,14 +208,12 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "word", "said"), [s for s in SAID if s[1] not in takes(DOORS[s[0]])]
-)
+@rows(("name", "word", "said"), [s for s in SAID if s[1] not in takes(DOORS[s[0]])])
 def test_what_is_said(name, word, said):
     assert re.search(said, error_of(DOORS[name], **{word: 3}))
 
 
-@pytest.mark.parametrize("name", [n for n in DOORS if n not in ("ode.sample of a plan",)])
+@rows("name", [n for n in DOORS if n not in ("ode.sample of a plan",)])
 def test_calls_that_lack_an_argument(name):
     with pytest.raises(
         OdesolveError,

@@ -18,6 +18,7 @@ from odesolve.objectives.weights import of_data
 from odesolve.paths import PREDICTIONS
 from odesolve.training import fit
 from odesolve.training.optimisers import KINDS
+from tests.rows import rows
 
 VP, LINEAR, EDM = paths.VP(), paths.Linear(), paths.EDM()
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -46,14 +47,14 @@ def net(x, t):
     return 0.5 * x
 
 
-@pytest.mark.parametrize(("word", "ours"), WORDS.items())
+@rows(("word", "ours"), WORDS.items())
 def test_predictions_by_other_words(word, ours):
     a, b = (ode.Model(net, VP, w) for w in (word, ours))
     assert a.predicts == b.predicts == ours
     assert torch.equal(ode.sample(a, X, "ddim", 4), ode.sample(b, X, "ddim", 4))
 
 
-@pytest.mark.parametrize(("word", "near"), SLIPS.items())
+@rows(("word", "near"), SLIPS.items())
 def test_slips_of_predictions(word, near):
     with pytest.raises(OdesolveError, match=f"unknown prediction '{word}': did you mean '{near}'"):
         ode.Model(net, VP, word)
@@ -82,14 +83,14 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("name", LAWS)
+@rows("objective", OBJECTIVES)
+@rows("name", LAWS)
 def test_laws_of_times_by_name(objective, name):
     assert OBJECTIVES[objective](times=name).times == LAWS[name]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize(
+@rows("objective", OBJECTIVES)
+@rows(
     ("given", "said"),
     [
         ("logit_normel", "unknown times 'logit_normel': did you mean 'logit_normal'"),
@@ -120,7 +121,7 @@ WEIGHTS = {
 WEIGHTS |= {"Min_SNR": "min_snr(5)", "truncated_snr": "max_snr", "uniform": None}
 
 
-@pytest.mark.parametrize(("word", "ours"), WEIGHTS.items())
+@rows(("word", "ours"), WEIGHTS.items())
 def test_weights_by_other_words(word, ours):
     assert float(loss(weight=word)) == pytest.approx(float(loss(weight=ours)), rel=1e-6)
 
@@ -146,8 +147,8 @@ TAKES_A_NAME = {
 }
 
 
-@pytest.mark.parametrize("objective", TAKES_A_NAME)
-@pytest.mark.parametrize(
+@rows("objective", TAKES_A_NAME)
+@rows(
     ("given", "said"),
     [
         ("snrr", "unknown weight 'snrr': did you mean 'snr'"),
@@ -170,7 +171,7 @@ FUNCTIONS_ALONE = [
 ]
 
 
-@pytest.mark.parametrize("make", FUNCTIONS_ALONE)
+@rows("make", FUNCTIONS_ALONE)
 def test_weights_that_are_functions_alone(make):
     with pytest.raises(OdesolveError, match="weight is 'snr': give a function"):
         make(weight="snr")
@@ -246,7 +247,7 @@ SWAPPED = {
 }
 
 
-@pytest.mark.parametrize("name", SWAPPED)
+@rows("name", SWAPPED)
 def test_functions_the_other_way_round_are_refused(name):
     with pytest.raises(
         OdesolveError,
@@ -318,9 +319,7 @@ FAILING = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("call", "shapes", "cure"), [case[1:] for case in FAILING], ids=[case[0] for case in FAILING]
-)
+@rows(("call", "shapes", "cure"), [case[1:] for case in FAILING], ids=[case[0] for case in FAILING])
 def test_functions_that_fail_on_the_shape_of_t_are_told_it(call, shapes, cure):
     with pytest.raises(OdesolveError) as told:
         call()
@@ -337,7 +336,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("error", OTHERS, ids=lambda e: type(e).__name__)
+@rows("error", OTHERS, ids=lambda e: type(e).__name__)
 def test_other_errors_of_functions_stay_theirs(error):
     def f(t, y):
         raise error

@@ -30,6 +30,7 @@ from odesolve.ode.equal_steps import TABLEAUS
 from odesolve.ode.exponential import NODES
 from odesolve.ode.implicit import ESDIRKS
 from odesolve.stochastic.steps import SOLVERS
+from tests.rows import rows
 
 TABLE, STEPS = paths.Discrete.ddpm(), 20  # a number of steps that divides the table
 LEVELS = TABLE.rho(torch.arange(1, 1001, dtype=torch.float64) / 1000).tolist()
@@ -78,7 +79,7 @@ SCHEDULED = [
 ]
 
 
-@pytest.mark.parametrize(("text", "named", "path"), CASES, ids=[c[0] for c in CASES])
+@rows(("text", "named", "path"), CASES, ids=[c[0] for c in CASES])
 def test_a_name_is_the_named_solver(text, named, path):
     grid = "karras" if text.endswith(" karras") else "uniform"
     wanted = ode.plan(named.solver, path, STEPS, grid, **dict(named.options))
@@ -96,9 +97,7 @@ def test_a_name_is_the_named_solver(text, named, path):
     assert torch.equal(a.x, b.x)
 
 
-@pytest.mark.parametrize(
-    ("label", "theirs", "ours"), SCHEDULED, ids=[f"{c[0]} {c[1]}" for c in SCHEDULED]
-)
+@rows(("label", "theirs", "ours"), SCHEDULED, ids=[f"{c[0]} {c[1]}" for c in SCHEDULED])
 def test_a_schedule_in_a_label_decides_the_grid(label, theirs, ours):
     plan = ode.plan(f"{label} {theirs}", TABLE, STEPS)
     levels = names.sigmas(ours, STEPS, LEVELS)
@@ -121,7 +120,7 @@ def test_the_schedule_of_comfyui_and_automatic():
         )
 
 
-@pytest.mark.parametrize("name", ["normal", "simple", "sgm_uniform", "ddim_uniform"])
+@rows("name", ["normal", "simple", "sgm_uniform", "ddim_uniform"])
 def test_a_schedule_that_needs_a_table_says_so(name):
     with pytest.raises(
         OdesolveError, match="goes by a table of trained noise levels, which VP has not: give grid="
@@ -156,7 +155,7 @@ OTHERS = {*ode.solvers(), *(r.label.lower() for r in ROWS if r.label)}
 LACKING = {**LACKING_LABELS, **LACKING_SAMPLERS, **LACKING_CLASSES}
 
 
-@pytest.mark.parametrize("name", [n for n in LACKING if n.lower() not in OTHERS])
+@rows("name", [n for n in LACKING if n.lower() not in OTHERS])
 def test_what_cannot_be_had_says_why(name):
     with pytest.raises(OdesolveError, match=re.escape(LACKING[name])):
         ode.sample(model(), (2, 3), name)
@@ -207,7 +206,7 @@ def doors(tmp_path, solver, steps=4):
 NAMES_OF_DOORS = [name for name, _ in doors(None, KARRAS)]
 
 
-@pytest.mark.parametrize("which", range(len(NAMES_OF_DOORS)), ids=NAMES_OF_DOORS)
+@rows("which", range(len(NAMES_OF_DOORS)), ids=NAMES_OF_DOORS)
 def test_every_door_understands_a_label(which, tmp_path):
     name, call = list(doors(tmp_path, KARRAS))[which]
     found = call()
@@ -220,7 +219,7 @@ def test_every_door_understands_a_label(which, tmp_path):
         assert name == "sdedit" or found.grid[1:] != ode.plan("dpmpp_2m", TABLE, 4).grid[1:]
 
 
-@pytest.mark.parametrize("which", range(len(NAMES_OF_DOORS)), ids=NAMES_OF_DOORS)
+@rows("which", range(len(NAMES_OF_DOORS)), ids=NAMES_OF_DOORS)
 def test_every_door_has_the_same_near_matches(which, tmp_path):
     _, call = list(doors(tmp_path, "DPM++ 2M Karass"))[which]
     with pytest.raises(
@@ -237,7 +236,7 @@ def test_doors_with_times_of_their_own_take_the_solver():
     assert ode.Parareal(coarse=KARRAS).coarse == KARRAS
 
 
-@pytest.mark.parametrize("label", ["DPM++ 2M Karras", "Euler a", "dpmpp_2m_sde_gpu"])
+@rows("label", ["DPM++ 2M Karras", "Euler a", "dpmpp_2m_sde_gpu"])
 def test_the_command_line_understands_labels(label, tmp_path, capsys):
     out = str(tmp_path / "x.npz")
     assert (
@@ -312,7 +311,7 @@ def test_the_tables_of_other_solvers_are_whole():
     assert {*SOLVERS} <= {*OF_SDES, *ode.solvers()}
 
 
-@pytest.mark.parametrize("name", [*BY_TOLERANCE, "RK45", "Dopri5"])
+@rows("name", [*BY_TOLERANCE, "RK45", "Dopri5"])
 def test_adaptive_solvers_point_to_solve(name):
     for call in (lambda: ode.sample(model(), (2, 3), name), lambda: ode.plan(name, TABLE)):
         with pytest.raises(
@@ -323,7 +322,7 @@ def test_adaptive_solvers_point_to_solve(name):
             call()
 
 
-@pytest.mark.parametrize("name", OF_SDES)
+@rows("name", OF_SDES)
 def test_sde_solvers_point_to_solve_sde(name):
     with pytest.raises(OdesolveError, match=r"give ode\.solve_sde\("):
         ode.sample(model(), (2, 3), name)
@@ -338,7 +337,7 @@ SAMPLERS = [
 ]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@rows("name", SAMPLERS)
 def test_samplers_point_to_sample(name):
     y, wanted = (
         torch.ones(2, 3),
@@ -357,7 +356,7 @@ def test_samplers_point_to_sample(name):
             call()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("given", "ours"),
     [("RK45", "dopri5"), ("ode45", "dopri5"), ("RK23", "bosh3"), ("Tsit5", "tsit5")],
 )
@@ -385,7 +384,7 @@ def test_kinds_of_steps_are_told_apart():
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(
+@rows(
     "grid",
     [
         "KARRAS",

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.rows import rows
 from tests.run.rational import model as rational
 
 VP = ode.paths.VP()
@@ -51,9 +52,7 @@ def test_sdedit_is_of_its_seed_and_ids():
     )
 
 
-@pytest.mark.parametrize(
-    "path", [VP, ode.paths.EDM(), ode.paths.Linear(), ode.paths.Linear().flipped()]
-)
+@rows("path", [VP, ode.paths.EDM(), ode.paths.Linear(), ode.paths.Linear().flipped()])
 def test_sdedit_on_every_path(path):
     model = GUESS.model(path, "velocity")
     near, far = (
@@ -70,7 +69,7 @@ def test_sdedit_on_every_path(path):
     assert abs(float(far.mean()) - 0.5) < 0.25  # hardly remembered
 
 
-@pytest.mark.parametrize(
+@rows(
     ("options", "told"),
     [
         ({"t": 0.0}, "not that of the data"),
@@ -120,7 +119,7 @@ def test_interpolation_ends_in_its_ends():
 SOLVERS = ["ddim", "heun_edm", "dpmpp_2m", "dpmpp_2m_sde", "unipc_2", "ddpm"]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@rows("solver", SOLVERS)
 def test_what_is_known_is_kept(solver):
     known, mask = normals(4, 2, 3), torch.tensor([[[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]]).double()
     x = ode.sample(rational().inpainted(known, mask), normals(4, 2, 3, seed=2), solver, 8, seed=0)
@@ -131,7 +130,7 @@ def test_what_is_known_is_kept(solver):
     torch.testing.assert_close(x * (1 - mask), free * (1 - mask), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("executor", [None, ode.Window(exact=True), ode.Parareal(exact=True)])
+@rows("executor", [None, ode.Window(exact=True), ode.Parareal(exact=True)])
 def test_every_sample_has_its_own_known_part(executor):
     known, mask, noise = (
         normals(4, 2, 3),
@@ -156,7 +155,7 @@ def test_a_correlated_gaussian_fills_in_towards_the_conditional_mean():
     assert 0.4 < float(x[:, 1].mean()) <= 1.6 + 0.1
 
 
-@pytest.mark.parametrize(
+@rows(
     ("known", "mask", "told"),
     [
         (normals(4, 2, 3), normals(2, 3).abs().clamp(0, 1), "give both as"),

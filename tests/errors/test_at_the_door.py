@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve import paths
 from odesolve.errors import Diverged, OdesolveError, PlanError, unknown
+from tests.rows import rows
 
 VP, LINEAR = paths.VP(), paths.Linear()
 
@@ -208,7 +209,7 @@ NETWORKS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "what"), [*MODELS, *STARTS, *SAMPLERS, *NETWORKS])
+@rows(("make", "what"), [*MODELS, *STARTS, *SAMPLERS, *NETWORKS])
 def test_refused(make, what):
     with pytest.raises(OdesolveError, match=what) as error:
         make()
@@ -220,7 +221,7 @@ def test_refused(make, what):
     )
 
 
-@pytest.mark.parametrize(("make", "what"), [*STARTS[:3], *SAMPLERS[:1]])
+@rows(("make", "what"), [*STARTS[:3], *SAMPLERS[:1]])
 def test_iteration_refuses_before_the_first_step(make, what, monkeypatch):
     monkeypatch.setattr(ode, "sample", ode.iterate)
     with pytest.raises(OdesolveError, match=what):

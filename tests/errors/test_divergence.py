@@ -8,6 +8,7 @@ import torch
 
 import odesolve as ode
 from odesolve import paths
+from tests.rows import rows
 
 GRID = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
 
@@ -23,8 +24,8 @@ def noise():
     return torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun", "unipc_2"])
+@rows("value", [float("nan"), float("inf")])
+@rows("solver", ["ddim", "dpmpp_2m", "heun", "unipc_2"])
 def test_last_finite_state(solver, value):
     # the steps to 0.8, 0.6 and 0.4 are fine for a method that looks at their start
     model = breaking(0.5, value)

@@ -12,6 +12,7 @@ import odesolve as ode
 from odesolve import paths, run
 from odesolve.lowering.lower import lower
 from odesolve.noise.stream_numbers import START
+from tests.rows import rows
 
 MODEL = ode.Model(lambda x, t: 0.3 * x, paths.VP(), "v")
 
@@ -42,7 +43,7 @@ def test_without_a_seed_torch_decides():
     assert torch.equal(draw(), first)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "ddim(eta=1)", "dpmpp_2m_sde"])
+@rows("solver", ["ddim", "ddim(eta=1)", "dpmpp_2m_sde"])
 def test_a_sample_depends_on_its_seed_and_id_alone(solver):
     whole = ode.sample(MODEL, (8, 3, 4, 5), solver, 4, seed=7)
     for ids in ([0, 1, 2, 3], [4, 5, 6, 7], [6, 2, 5, 0, 1]):
@@ -67,7 +68,7 @@ def test_the_seed_that_was_used_is_told():
     assert not torch.equal(watched[-1].x, list(ode.iterate(MODEL, x, "ddim(eta=1)", 3))[-1].x)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("ids", "message"),
     [
         ([0, 1], "ids have shape (2,) for a batch of 4: give one whole number per sample"),
@@ -100,7 +101,7 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("path", [paths.EDM(), paths.VE(), paths.VP(), paths.Linear()], ids=str)
+@rows("path", [paths.EDM(), paths.VE(), paths.VP(), paths.Linear()], ids=str)
 def test_noise_is_scaled_to_the_start_of_the_path_and_a_state_is_not(path):
     starts = []
 

@@ -12,6 +12,7 @@ from odesolve.errors import OdesolveError
 from odesolve.integrations import torchdiffeq, torchsde
 from odesolve.integrations.imported.function import imported_function
 from odesolve.paths import Discrete
+from tests.rows import rows
 
 PATH = ode.paths.VP()
 MODEL = ode.Model(lambda x, t: 0.1 * x, PATH, "noise")
@@ -104,17 +105,17 @@ def euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
     return x
 
 
-def rows(t):
+def repeated(t):
     return t.repeat(3, 1)
 
 
 WRONG = {
-    "rows": rows,
+    "rows": repeated,
     "a row": lambda t: t[None],
     "a column": lambda t: t[:, None],
-    "lists of lists": lambda t: rows(t).tolist(),
-    "array of rows": lambda t: rows(t).numpy(),
-    "rows of tensors": lambda t: list(rows(t)),
+    "lists of lists": lambda t: repeated(t).tolist(),
+    "array of rows": lambda t: repeated(t).numpy(),
+    "rows of tensors": lambda t: list(repeated(t)),
     "three dimensions": lambda t: t[None, None],
     "nan": lambda t: torch.tensor([float(t[0]), float("nan")]),
     "complex": lambda t: t + 1j * t,
@@ -129,8 +130,8 @@ MEANT |= {("dense output", form) for form in WRONG if "row" in form or "lists" i
 MEANT.add(("points", "nan"))
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("entry", [*TIMED, *LISTED])
+@rows("wrong", WRONG)
+@rows("entry", [*TIMED, *LISTED])
 def test_what_is_no_list_of_times_is_refused(entry, wrong):
     call, like = (TIMED[entry], RISING) if entry in TIMED else (LISTED[entry], SINKING)
     if (entry, wrong) in MEANT:
@@ -152,20 +153,21 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    "entry", [k for k in (*TIMED, *LISTED) if k not in TENSORS_ONLY and "sdeint" not in k]
-)
-def test_every_form_of_the_same_times(entry, form):
+@rows("entry", [k for k in (*TIMED, *LISTED) if k not in TENSORS_ONLY and "sdeint" not in k])
+def test_every_form_of_the_same_times(entry):
     values = [0.25, 0.5] if entry in TIMED else [0.5, 0.25]  # the same in every type
     call, t = (TIMED | LISTED)[entry], torch.tensor(values, dtype=torch.float64)
-    want, found = call(t), call(FORMS[form](t))
-    assert found.shape == want.shape if isinstance(want, torch.Tensor) else found == want
-    if isinstance(want, torch.Tensor):
-        assert torch.equal(found, want)
+    want = call(t)
+    for name, form in FORMS.items():
+        found = call(form(t))
+        assert type(found) is type(want), name
+        if isinstance(want, torch.Tensor):
+            assert torch.equal(found, want), name
+        else:
+            assert found == want, name
 
 
-@pytest.mark.parametrize("entry", ["sample", "invert", "plan", "solve_sde"])
+@rows("entry", ["sample", "invert", "plan", "solve_sde"])
 def test_gradients_of_times_that_nobody_makes(entry):
     t = SINKING.clone().requires_grad_()
     calls = LISTED | {
@@ -191,7 +193,7 @@ def test_the_second_time_of_a_density_by_steps():
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     "options",
     [
         {"grid": (0.1, 0.5, 0.9)},
@@ -206,18 +208,14 @@ def test_times_beside_a_plan_of_its_own(options):
         ode.log_prob(MODEL, X, t=(0.1, 0.5), **options)
 
 
-@pytest.mark.parametrize("t", [(-0.1, 0.5), (0.1, float("inf")), (0.3, 0.3)])
-@pytest.mark.parametrize(
-    "options", [{}, {"steps": 4}, {"solver": "picard"}, {"divergence": "along"}]
-)
+@rows("t", [(-0.1, 0.5), (0.1, float("inf")), (0.3, 0.3)])
+@rows("options", [{}, {"steps": 4}, {"solver": "picard"}, {"divergence": "along"}])
 def test_densities_stay_on_the_path(t, options):
     with pytest.raises(OdesolveError, match="give"):
         ode.log_prob(MODEL, X, t=t, **options)
 
 
-@pytest.mark.parametrize(
-    "t", [torch.tensor([0.5, 0.6]), [[0.5]] * 2, "now", None, 0.5j, float("nan")]
-)
+@rows("t", [torch.tensor([0.5, 0.6]), [[0.5]] * 2, "now", None, 0.5j, float("nan")])
 def test_one_time_of_an_edit(t):
     if t is None:
         assert ode.sdedit(MODEL, X, None, steps=2, seed=0).shape == X.shape

@@ -30,6 +30,7 @@ from tests.files.tamper import (
     swaps,
     things,
 )
+from tests.rows import rows
 
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5, 0.1], [1.0, -0.2, 0.3]], std=(0.3, 0.5))
 MODEL = MIXTURE.model(ode.paths.VP(), "noise")
@@ -128,7 +129,7 @@ def test_cursors():
         all_refused(read, [(repr(held), held, None) for held in odd], least=8)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "unipc_3", "heun", "dpmpp_2m_sde"])
+@rows("solver", ["ddim", "unipc_3", "heun", "dpmpp_2m_sde"])
 def test_cursors_read_as_they_were(solver):
     """Also with slots under names of text, as JSON has them, and from another kind of mapping."""
     from types import MappingProxyType

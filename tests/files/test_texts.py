@@ -29,6 +29,7 @@ from tests.files.tamper import (
     texts,
     things,
 )
+from tests.rows import rows
 
 PLANS = {
     "data": ode.plan("dpmpp_2m_sde", ode.paths.VP(), 4),
@@ -74,8 +75,8 @@ def plan_fields(body):
     }
 
 
-@pytest.mark.parametrize("name", PLANS)
-@pytest.mark.parametrize("read", [load_plan, Plan.from_json])
+@rows("name", PLANS)
+@rows("read", [load_plan, Plan.from_json])
 def test_plans(name, read):
     text = PLANS[name].to_json()
     body = json.loads(text)
@@ -147,7 +148,7 @@ def test_plans_on_tampered_paths():
     assert from_spec(nested) == ode.paths.VP().flipped()
 
 
-@pytest.mark.parametrize("name", PLANS)
+@rows("name", PLANS)
 def test_turned_bits_of_plans(name):
     body = PLANS[name].to_json().encode()
     assert none_raw(load_plan, flips(body, 400), least=400) > 200
@@ -166,7 +167,7 @@ def test_plans_that_read():
         assert load_plan(renamed).solver.startswith('mine: a "x": ')
 
 
-@pytest.mark.parametrize("kind", ["chain", "noise", "steps"])
+@rows("kind", ["chain", "noise", "steps"])
 def test_a_hundred_thousand_rows_are_soon_done(kind):
     """Draws that never end in a step would pile up by the square."""
     n, rows, last = 50_000, [], "x0"
@@ -261,7 +262,7 @@ MEASURES = (
 )
 
 
-@pytest.mark.parametrize("key", MEASURES)
+@rows("key", MEASURES)
 def test_errors_counts_and_seconds_are_not_negative(key):
     body = json.loads(profile().to_json())
     for wrong in (-1, -0.5, -1e-300):

@@ -4,6 +4,7 @@ those of the pure function."""
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 import weakref
 from pathlib import Path
@@ -19,6 +20,9 @@ from odesolve.integrations.torchsde import sdeint
 
 sys.path.insert(0, str(Path(__file__).parent))
 from forms import FORMS, WITHOUT_GRADIENTS, pure, turns_careless
+
+from tests.products import product
+from tests.rows import rows
 
 T = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
 VP = ode.paths.VP()
@@ -62,11 +66,18 @@ SOLVES = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("how", SOLVES)
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+@functools.cache
+def solution(how, f):
+    """Of a pure function, which many forms have."""
+    return SOLVES[how](f, state())
+
+
+MODES = [torch.no_grad, torch.enable_grad, torch.inference_mode]
+
+
+@rows(("how", "form", "mode"), product(list(SOLVES), list(FORMS), MODES))
 def test_solves(how, form, mode):
-    want = SOLVES[how](plain(form), state())
+    want = solution(how, plain(form))
     with mode():
         y0 = state()
         got = SOLVES[how](FORMS[form](), y0)
@@ -96,8 +107,8 @@ GRADIENTS = {
 }
 
 
-@pytest.mark.parametrize("form", [f for f in FORMS if f not in WITHOUT_GRADIENTS])
-@pytest.mark.parametrize("how", GRADIENTS)
+@rows("form", [f for f in FORMS if f not in WITHOUT_GRADIENTS])
+@rows("how", GRADIENTS)
 def test_gradients(how, form):
     def gradient(f):
         y0 = state().requires_grad_()
@@ -153,11 +164,18 @@ def seeded(equation, y, method):
     return sdeint(equation, y, T, method=method, dt=0.1)
 
 
-@pytest.mark.parametrize("form", [f for f in FORMS if f != "expanded"])
-@pytest.mark.parametrize("how", NOISES)
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@functools.cache
+def noisy_solution(how, f):
+    return NOISES[how](f, f, state())
+
+
+WHOLE = [f for f in FORMS if f != "expanded"]
+WITHOUT_GRAD = [torch.no_grad, torch.inference_mode]
+
+
+@rows(("how", "form", "mode"), product(list(NOISES), WHOLE, WITHOUT_GRAD))
 def test_noise(how, form, mode):
-    want = NOISES[how](plain(form), plain(form), state())
+    want = noisy_solution(how, plain(form))
     with mode():
         y0 = state()
         got = NOISES[how](FORMS[form](), FORMS[form](), y0)
@@ -196,11 +214,14 @@ SAMPLES = {
 }
 
 
-@pytest.mark.parametrize("form", [f for f in FORMS if f != "expanded"])
-@pytest.mark.parametrize("how", SAMPLES)
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@functools.cache
+def samples(how, f):
+    return SAMPLES[how](ode.Model(network(f), VP, "noise"))
+
+
+@rows(("how", "form", "mode"), product(list(SAMPLES), WHOLE, WITHOUT_GRAD))
 def test_samples(how, form, mode):
-    want, before = SAMPLES[how](ode.Model(network(plain(form)), VP, "noise")), X.clone()
+    want, before = samples(how, plain(form)), X.clone()
     with mode():
         got = SAMPLES[how](ode.Model(network(FORMS[form]()), VP, "noise"))
     torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
@@ -216,12 +237,17 @@ DENSITIES = {
 }
 
 
+@functools.cache
+def density(how, f):
+    return DENSITIES[how](ode.Model(network(f), VP, "noise"))
+
+
 @pytest.mark.filterwarnings("ignore:the latents are:UserWarning")  # of fields that flow to no base
-@pytest.mark.parametrize("form", [f for f in FORMS if f not in (*WITHOUT_GRADIENTS, "expanded")])
-@pytest.mark.parametrize("how", DENSITIES)
+@rows("form", [f for f in FORMS if f not in (*WITHOUT_GRADIENTS, "expanded")])
+@rows("how", DENSITIES)
 def test_densities(how, form):
     got = DENSITIES[how](ode.Model(network(FORMS[form]()), VP, "noise"))
-    want = DENSITIES[how](ode.Model(network(plain(form)), VP, "noise"))
+    want = density(how, plain(form))
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
@@ -301,7 +327,7 @@ def test_a_base_that_works_in_place():
     assert torch.equal(got.latent, want.latent)
 
 
-@pytest.mark.parametrize("how", ["dopri5", "kvaerno3", "steps", "odeint dopri5", "odeint rk4"])
+@rows("how", ["dopri5", "kvaerno3", "steps", "odeint dopri5", "odeint rk4"])
 def test_a_function_that_turns_careless_is_refused(how):
     y0 = state()
     with (
@@ -325,8 +351,8 @@ FRESH = {
 }
 
 
-@pytest.mark.parametrize("form", FRESH)
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+@rows("form", FRESH)
+@rows("mode", MODES)
 def test_what_is_fresh_is_not_copied(form, mode):
     places = []
 

@@ -1,10 +1,10 @@
 """Tensors of a subclass without a dispatch of its own, as images that know their kind are, are
 solved as plain ones."""
 
-import pytest
 import torch
 
 import odesolve as ode
+from tests.rows import rows
 
 VP = ode.paths.VP()
 Z = torch.linspace(-1.0, 1.0, 8).reshape(4, 2)
@@ -29,7 +29,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+@rows("name", CALLS)
 def test_the_same_as_of_a_plain_tensor(name):
     found = CALLS[name](Z.clone().as_subclass(Image))
     torch.testing.assert_close(

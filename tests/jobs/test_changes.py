@@ -35,6 +35,7 @@ from tests.jobs.nets import (
     of,
     partial,
 )
+from tests.rows import rows
 
 SHAPE, N = (2, 1, 3), 6
 LABELS = torch.arange(6)
@@ -343,7 +344,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@rows("name", CHANGES)
 def test_a_job_of_another_model_is_refused(tmp_path, monkeypatch, name):
     """And nothing is written; the same model, made anew, goes on with it."""
 
@@ -488,7 +489,7 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("name", SAME)
+@rows("name", SAME)
 def test_the_same_model_made_anew_is_taken(name):
     before, after = SAME[name]
     assert fingerprint(before()) == fingerprint(after())

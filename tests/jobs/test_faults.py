@@ -15,7 +15,7 @@ import odesolve as ode
 from odesolve.jobs import files
 from odesolve.jobs.leases import Leases
 
-SAMPLES, BATCH, KILLS, LIMIT = 20_000, 200, 20, 120.0
+SAMPLES, BATCH, KILLS, LIMIT = 5_000, 50, 20, 120.0
 FORK = multiprocessing.get_context("fork")
 problem = ode.problems.digits()
 

@@ -5,11 +5,11 @@ import itertools
 import subprocess
 import sys
 
-import pytest
 import torch
 
 import odesolve as ode
 from odesolve.fingerprints.fingerprint import checksum, fingerprint
+from tests.rows import rows
 
 
 class Scaled:
@@ -68,7 +68,7 @@ def test_equal_models_are_equal_and_others_are_not():
         assert fingerprint(MODELS[a]()) != fingerprint(MODELS[b]()), (a, b)
 
 
-@pytest.mark.parametrize("k", [0, 2, 18])
+@rows("k", [0, 2, 18])
 def test_using_a_model_does_not_change_it(k):
     model = MODELS[k]()
     before = fingerprint(model)
@@ -85,9 +85,7 @@ def test_it_is_the_same_in_another_process():
     assert told.strip() == fingerprint(MODELS[18]())
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
-)
+@rows("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
 def test_checksums_see_values_and_places(dtype):
     x = torch.arange(24).reshape(4, 6).to(dtype)
     assert checksum(x) == checksum(x.clone())

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.rows import rows
 from tests.run.rational import model
 
 SHAPE = (4, 2, 3)
@@ -27,7 +28,7 @@ def files(root):
     }
 
 
-@pytest.mark.parametrize("format", ["npz", "safetensors"])
+@rows("format", ["npz", "safetensors"])
 def test_results_are_those_of_one_call(tmp_path, format):
     job = draw(tmp_path / "job", format=format, first=5)
     whole = ode.sample(
@@ -89,7 +90,7 @@ def test_shards_that_are_there_are_not_made_again(tmp_path):
     assert sum(calls) == 4 * 6
 
 
-@pytest.mark.parametrize(
+@rows(
     ("change", "told"),
     [
         ({"seed": 4}, "seed is 3 there and 4 here"),
@@ -229,7 +230,7 @@ def test_a_shard_cut_short_stops_the_job_before_it_works(tmp_path):
     assert len(list((job.root / "corrupt").iterdir())) == 2
 
 
-@pytest.mark.parametrize(
+@rows(
     ("change", "told"),
     [
         ({"n": 0}, "n=0"),

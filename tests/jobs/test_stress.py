@@ -1,7 +1,8 @@
 """Kills, stops and restarts at random, on other numbers of processes, of wrapped and bare networks:
 equal digests.
 
-Twenty rounds; ODESOLVE_STRESS=100 in the environment makes them a hundred kills and twenty stops.
+Six rounds, twenty in the long suite; ODESOLVE_STRESS=100 in the environment makes them a hundred
+kills and thirty stops.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import time
 
 import odesolve as ode
 from tests.jobs.ranks import OUTSIDE, Slow, draw, go_on, left, start, stop, until
+from tests.products import LONG
 
-ROUNDS = int(os.environ.get("ODESOLVE_STRESS", "20"))
-STOPS = 5  # one round of so many has one
+ROUNDS = int(os.environ.get("ODESOLVE_STRESS", "20" if LONG else "6"))
+STOPS = 3  # one round of so many has one
 
 
 def worker(out, outside):

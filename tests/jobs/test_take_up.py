@@ -17,6 +17,7 @@ import torch
 import odesolve as ode
 from odesolve.jobs import files, leases, marks
 from tests.jobs.nets import Net, changed, model
+from tests.rows import rows
 
 SHAPE = (2, 1, 3)
 KILLS = 100
@@ -172,7 +173,7 @@ def test_threads_do_not_give_up_each_others_locks(tmp_path):
     third.close()
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO, errno.EPERM, None])
+@rows("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO, errno.EPERM, None])
 def test_without_locks(monkeypatch, tmp_path, code):
     whole = draw(tmp_path / "whole")
     if code is None:
@@ -320,7 +321,7 @@ STRAYS = (
 )
 
 
-@pytest.mark.parametrize("name", STRAYS)
+@rows("name", STRAYS)
 def test_one_rule_for_names(tmp_path, name):
     """What is not exactly a shard's name in its place stands for nothing, is left alone and is told
     of."""
@@ -382,7 +383,7 @@ def edited(root, change):
     (root / "job.json").write_text(json.dumps(facts))
 
 
-@pytest.mark.parametrize("name", VERSIONS)
+@rows("name", VERSIONS)
 def test_other_versions_are_told_of(tmp_path, name):
     job = draw(tmp_path, n=4)
     now, then = job.facts["made_with"][name], VERSIONS[name]
@@ -491,7 +492,7 @@ def test_a_job_stays_where_it_is(tmp_path, monkeypatch):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-@pytest.mark.parametrize(
+@rows(
     ("change", "told"),
     [
         *(({"n": n}, "n=") for n in (0, -5, True, 1.5, "3", None, float("nan"), 2**32 + 1)),
@@ -514,9 +515,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_made(tmp_path, chang
     assert not (tmp_path / "job").exists()
 
 
-@pytest.mark.parametrize(
-    "noise", [(4,), (0, 3), (2, True), (2.0, 3), "23", 3, None, torch.zeros(2, 3), (2, -1)]
-)
+@rows("noise", [(4,), (0, 3), (2, True), (2.0, 3), "23", 3, None, torch.zeros(2, 3), (2, -1)])
 def test_shapes_that_are_none(tmp_path, noise):
     with pytest.raises(
         ode.OdesolveError,
@@ -526,7 +525,7 @@ def test_shapes_that_are_none(tmp_path, noise):
         ode.jobs.sample(model(Net()), noise, "ddim", 2, n=2, out=tmp_path / "job")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("change", "told"),
     [
         ({"batch": 0}, "batch=0"),

@@ -12,6 +12,7 @@ from scipy import stats
 import odesolve as ode
 from odesolve import OdesolveError
 from odesolve.noise.stream_numbers import CHAINS
+from tests.rows import rows
 
 WIDE = {"dtype": torch.float64}
 MEANS, STD, SHARES = (
@@ -76,7 +77,7 @@ def test_the_step_of_a_signal_to_noise_ratio():
     assert torch.equal(still, x)
 
 
-@pytest.mark.parametrize("n", [2, 700])
+@rows("n", [2, 700])
 def test_a_chain_has_the_same_bits_in_any_batch(n):
     x = torch.linspace(-1, 1, 8 * n).reshape(8, n)
 
@@ -89,8 +90,8 @@ def test_a_chain_has_the_same_bits_in_any_batch(n):
         ]
 
     whole = run(list(range(8)))
-    for rows in (list(range(4)), list(range(4, 8)), [6]):
-        assert all(torch.equal(a, b[rows]) for a, b in zip(run(rows), whole, strict=True))
+    for own in (list(range(4)), list(range(4, 8)), [6]):
+        assert all(torch.equal(a, b[own]) for a, b in zip(run(own), whole, strict=True))
 
 
 def test_kept_states():
@@ -104,7 +105,7 @@ def test_kept_states():
     assert ode.mala(normal, x, 0.1, 7, seed=0).kept is None
 
 
-@pytest.mark.parametrize("step", [0.05, 0.4])
+@rows("step", [0.05, 0.4])
 def test_the_acceptance_is_metropolis_and_hastings(step):
     """One step of many chains by hand: densities of the proposals there and back, the chain's own
     uniform number."""
@@ -186,7 +187,7 @@ def test_a_given_score_is_that_of_autograd():
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("beyond", [-torch.inf, torch.nan])
+@rows("beyond", [-torch.inf, torch.nan])
 def test_what_lies_beyond_the_support_is_not_accepted(beyond):
     """A density on the positive numbers whose logarithm and score are not finite elsewhere."""
 
@@ -206,7 +207,7 @@ def test_what_lies_beyond_the_support_is_not_accepted(beyond):
     assert stats.kstest(done.x[:, 0].numpy(), "expon").pvalue > 1e-3
 
 
-@pytest.mark.parametrize(
+@rows(
     ("call", "message"),
     [
         (lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3)), "either step= or snr="),

@@ -3,13 +3,13 @@ wasted."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 import odesolve as ode
 from odesolve import paths
 from odesolve.paths import PREDICTIONS
 from odesolve.problems import Mixture
+from tests.rows import rows
 
 DTYPE = torch.float64
 WEIGHTS, MEANS, STD = [0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], (0.3, 0.5)
@@ -48,8 +48,8 @@ def tensors(n=4):
     return {"label": torch.zeros(n, dtype=torch.long)}, {"label": torch.full((n,), 2)}
 
 
-@pytest.mark.parametrize("predicts", PREDICTIONS)
-@pytest.mark.parametrize("path", PATHS, ids=str)
+@rows("predicts", PREDICTIONS)
+@rows("path", PATHS, ids=str)
 def test_mix_is_the_same_in_every_prediction(path, predicts):
     """uncond + w (cond - uncond) of the exact quantities, whatever the network predicts."""
     _, model = labelled(path, predicts)
@@ -83,7 +83,7 @@ def test_one_stacked_call_equals_two():
     torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cond", "uncond", "calls"),
     [
         ({"label": torch.zeros(4)}, {"label": torch.ones(4)}, 1),
@@ -145,8 +145,8 @@ def test_guiding_leaves_the_model_alone():
     assert "cfg_rescale" not in model.functions
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun", "unipc_2", "ab3"])
-@pytest.mark.parametrize("path", [paths.VP(), paths.Linear()], ids=str)
+@rows("solver", ["ddim", "dpmpp_2m", "heun", "unipc_2", "ab3"])
+@rows("path", [paths.VP(), paths.Linear()], ids=str)
 def test_guidance_in_a_solve_equals_a_network_mixed_by_hand(solver, path):
     _, model = labelled(path, "velocity")
     guided = model.guided(3.0, {"label": 0}, {"label": 2})
@@ -174,7 +174,7 @@ def test_interval():
     assert net.calls == 14
 
 
-@pytest.mark.parametrize("rescale", [0.0, 0.7])
+@rows("rescale", [0.0, 0.7])
 def test_interval_with_a_time_for_each_sample(rescale):
     path = paths.VP()
     _, model = labelled(path, "noise")
@@ -214,8 +214,8 @@ def log_class(path, label):
     return lambda x, t: CLASSES[label].log_prob(x, path, t) + weight - ALL.log_prob(x, path, t)
 
 
-@pytest.mark.parametrize("predicts", ["data", "noise", "v", "velocity", "score"])
-@pytest.mark.parametrize("path", PATHS, ids=str)
+@rows("predicts", ["data", "noise", "v", "velocity", "score"])
+@rows("path", PATHS, ids=str)
 def test_classifier_guidance_at_scale_one_is_the_conditional_model(path, predicts):
     model = ALL.model(path, predicts).classifier_guided(log_class(path, 1))
     for u in (0.2, 0.5, 0.8):
@@ -225,9 +225,9 @@ def test_classifier_guidance_at_scale_one_is_the_conditional_model(path, predict
             torch.testing.assert_close(getattr(model, wanted)(x, t), want, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("predicts", ["data", "noise", "velocity"])
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun", "ab2"])
-@pytest.mark.parametrize("path", [paths.VP(), paths.Linear()], ids=str)
+@rows("predicts", ["data", "noise", "velocity"])
+@rows("solver", ["ddim", "dpmpp_2m", "heun", "ab2"])
+@rows("path", [paths.VP(), paths.Linear()], ids=str)
 def test_classifier_guidance_in_a_solve(path, solver, predicts):
     grid = [0.9, 0.7, 0.4, 0.2, 0.1]
     model = ALL.model(path, predicts).classifier_guided(log_class(path, 1))

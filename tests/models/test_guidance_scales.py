@@ -15,6 +15,7 @@ from odesolve.fingerprints.fingerprint import fingerprint
 from odesolve.lowering.lower import lower
 from odesolve.run import Graph
 from odesolve.run import run as run_plan
+from tests.rows import rows
 
 B, D = 5, 6
 DRAWN = torch.Generator().manual_seed(0)
@@ -76,9 +77,9 @@ def pair(kind, path=VP, predicts="noise", interval=None, rescale=0.0, **reading)
     )
 
 
-@pytest.mark.parametrize("predicts", ode.paths.PREDICTIONS)
-@pytest.mark.parametrize("path", [VP, ode.paths.Linear(), ode.paths.EDM(), VP.flipped()], ids=repr)
-@pytest.mark.parametrize("kind", SCALES)
+@rows("predicts", ode.paths.PREDICTIONS)
+@rows("path", [VP, ode.paths.Linear(), ode.paths.EDM(), VP.flipped()], ids=repr)
+@rows("kind", SCALES)
 def test_every_prediction_and_path(kind, path, predicts):
     guided, mixed = pair(kind, path, predicts)
     for solver in ("dpmpp_2m", "heun"):
@@ -104,10 +105,10 @@ SOLVERS = [
 ]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("rescale", [0.0, 0.7])
-@pytest.mark.parametrize("interval", [None, (0.2, 0.7)], ids=["always", "inside"])
-@pytest.mark.parametrize("kind", SCALES)
+@rows("solver", SOLVERS)
+@rows("rescale", [0.0, 0.7])
+@rows("interval", [None, (0.2, 0.7)], ids=["always", "inside"])
+@rows("kind", SCALES)
 def test_every_solver_with_interval_and_rescale(kind, interval, rescale, solver):
     guided, mixed = pair(kind, interval=interval, rescale=rescale)
     found, expected = (ode.sample(m, X, solver, 6, seed=0) for m in (guided, mixed))
@@ -123,9 +124,9 @@ EXECUTORS = {
 }
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("interval", [None, (0.2, 0.7)], ids=["always", "inside"])
-@pytest.mark.parametrize("kind", SCALES)
+@rows("executor", EXECUTORS)
+@rows("interval", [None, (0.2, 0.7)], ids=["always", "inside"])
+@rows("kind", SCALES)
 def test_every_executor(kind, interval, executor):
     guided, _ = pair(kind, interval=interval)
     way = Graph(guided, X) if executor == "graph" else EXECUTORS[executor]
@@ -133,7 +134,7 @@ def test_every_executor(kind, interval, executor):
     check(found, ode.sample(guided, X, "dpmpp_2m", 12), 1e-9)
 
 
-@pytest.mark.parametrize("kind", SCALES)
+@rows("kind", SCALES)
 def test_a_graphs_step_reads_scales_where_they_were_settled(kind):
     """The step that is captured, taken without a device: it reads its own copy, into which those of
     later models are copied."""
@@ -158,10 +159,10 @@ def _cast(reading):
     return replace(reading, cast=True)
 
 
-@pytest.mark.parametrize("want", ["data", "noise", "score", "velocity", "v", "edm"])
-@pytest.mark.parametrize("rescale", [0.0, 0.7])
-@pytest.mark.parametrize("interval", [None, (0.2, 0.7)], ids=["always", "inside"])
-@pytest.mark.parametrize("kind", SCALES)
+@rows("want", ["data", "noise", "score", "velocity", "v", "edm"])
+@rows("rescale", [0.0, 0.7])
+@rows("interval", [None, (0.2, 0.7)], ids=["always", "inside"])
+@rows("kind", SCALES)
 def test_predictions_at_times_of_their_own(kind, interval, rescale, want):
     guided, mixed = pair(kind, interval=interval, rescale=rescale)
     for t in (torch.tensor([0.1, 0.25, 0.5, 0.6, 0.9], dtype=torch.float64), 0.4, 0.9):
@@ -170,7 +171,7 @@ def test_predictions_at_times_of_their_own(kind, interval, rescale, want):
 
 
 @pytest.mark.filterwarnings("ignore:the latents are")  # those of a network that nobody trained
-@pytest.mark.parametrize("kind", SCALES)
+@rows("kind", SCALES)
 def test_solve_and_log_prob_of_models(kind):
     guided, mixed = pair(kind)
     found, expected = (
@@ -187,8 +188,8 @@ def test_solve_and_log_prob_of_models(kind):
         check(found.log_prob.value, expected.log_prob.value, 1e-10)
 
 
-@pytest.mark.parametrize("rescale", [0.0, 0.7])
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "dpmpp_2m_sde", "heun"])
+@rows("rescale", [0.0, 0.7])
+@rows("solver", ["dpmpp_2m", "dpmpp_2m_sde", "heun"])
 def test_equal_numbers_are_the_plain_scale(solver, rescale):
     plain = ode.Model(net, VP, "v", cond={"y": Y})
     expected = ode.sample(
@@ -306,7 +307,7 @@ def test_rows_cut_one_number_a_sample():
                 call()
 
 
-@pytest.mark.parametrize("kind", SCALES)
+@rows("kind", SCALES)
 def test_learned_variances_and_half_precision(kind):
     given, strength = SCALES[kind]
 
@@ -344,7 +345,7 @@ def judge(x, t, y):
     return -((x - y[:, None].to(x)) ** 2).sum(1)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "heun", "dpmpp_2m_sde"])
+@rows("solver", ["ddim", "heun", "dpmpp_2m_sde"])
 def test_classifiers_scales(solver):
     model = ode.Model(net, VP, "noise", time="t", cond={"y": Y})
     each = torch.linspace(0.1, 0.5, B, dtype=torch.float64)
@@ -405,8 +406,8 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("door", ["guided", "classifier_guided"])
+@rows("bad", BAD)
+@rows("door", ["guided", "classifier_guided"])
 def test_scales_that_are_none_are_refused(door, bad):
     model = ode.Model(net, VP, "noise", cond={"y": Y})
     calls = {
@@ -428,7 +429,7 @@ NONSENSE = {
 }
 
 
-@pytest.mark.parametrize("bad", NONSENSE)
+@rows("bad", NONSENSE)
 def test_functions_that_return_no_number_are_refused(bad):
     model = ode.Model(net, VP, "noise", cond={"y": Y}).guided(NONSENSE[bad], uncond={"y": NONE})
     for call in (
@@ -476,7 +477,7 @@ class Average:
         return cond if self.strength is None else uncond + self.strength(t) * (cond - uncond)
 
 
-@pytest.mark.parametrize("kind", SCALES)
+@rows("kind", SCALES)
 def test_networks_of_two_times(kind):
     given, strength = SCALES[kind]
     models = [
@@ -489,7 +490,7 @@ def test_networks_of_two_times(kind):
     assert torch.equal(ode.sample(guided, X, "flow_map", 4, "uniform", batch=2), found)
 
 
-@pytest.mark.parametrize("kind", SCALES)
+@rows("kind", SCALES)
 def test_a_sampler_is_compiled_whole(kind):
     guided, _ = pair(kind)
     sampler = ode.Sampler(guided, "dpmpp_2m", 3, dtype=torch.float64)

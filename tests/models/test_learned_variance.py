@@ -11,6 +11,7 @@ from odesolve.kernels.philox import keys, normals
 
 import odesolve as ode
 from odesolve import paths
+from tests.rows import rows
 
 PATH = paths.VP()
 X = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -30,7 +31,7 @@ def says(v, bias=0.0):
     )
 
 
-@pytest.mark.parametrize(("constant", "variance"), [(-1.0, "small"), (1.0, "large")])
+@rows(("constant", "variance"), [(-1.0, "small"), (1.0, "large")])
 def test_the_ends_of_the_range_are_the_two_variances(constant, variance):
     model = says(lambda x: torch.full_like(x, constant))
     learned = ode.sample(model, X, "ddpm(variance=learned)", 10, "karras", seed=3)
@@ -52,7 +53,7 @@ def test_every_number_has_its_own_variance():
     torch.testing.assert_close(got, mean + torch.exp(log / 2) * z, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun", "ddpm", "predictor_corrector"])
+@rows("solver", ["ddim", "dpmpp_2m", "heun", "ddpm", "predictor_corrector"])
 def test_other_solvers_drop_it(solver):
     model = says(lambda x: x * 1e3)
     a, b = (ode.sample(m, X, solver, 6, "karras", seed=3) for m in (model, PLAIN))

@@ -8,6 +8,7 @@ import torch
 import odesolve as ode
 from odesolve import paths
 from odesolve.errors import OdesolveError
+from tests.rows import rows
 
 
 class Spy:
@@ -40,9 +41,7 @@ TIMES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("path", "options", "t", "want"), [c[1:] for c in TIMES], ids=[c[0] for c in TIMES]
-)
+@rows(("path", "options", "t", "want"), [c[1:] for c in TIMES], ids=[c[0] for c in TIMES])
 def test_time(path, options, t, want):
     net = Spy()
     model = ode.Model(net, path, "v", **options)
@@ -61,8 +60,8 @@ def test_time(path, options, t, want):
         assert got.tolist() == pytest.approx([want] * 3, rel=1e-6, abs=1e-7)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("length", [7, 100, 999, 1000])
+@rows("dtype", [torch.float32, torch.float64])
+@rows("length", [7, 100, 999, 1000])
 def test_indices_are_whole_numbers(length, dtype):
     """29/100 * 100 is not 29 in floating point, and the network may look its embedding up with
     t.long()."""
@@ -107,9 +106,9 @@ class Half(torch.nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("path", [paths.VP(), paths.EDM()], ids=str)
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "heun", "unipc_2"])
+@rows("dtype", [torch.bfloat16, torch.float16])
+@rows("path", [paths.VP(), paths.EDM()], ids=str)
+@rows("solver", ["dpmpp_2m", "heun", "unipc_2"])
 def test_half_network_under_a_float32_state(dtype, path, solver):
     net = Half(dtype)
     model = ode.Model(net, path, "v")
@@ -182,7 +181,7 @@ def test_a_network_may_change_its_time_in_place():
     assert torch.equal(ode.sample(model, x, "ddim", 3), ode.sample(model, x, "ddim", 3))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("state", "network"), [("float32", "float32"), ("float64", "float32"), ("float64", "float64")]
 )
 def test_the_time_comes_in_the_dtype_of_the_network(state, network):
@@ -207,7 +206,7 @@ def test_the_time_comes_in_the_dtype_of_the_network(state, network):
     assert set(seen) == {network}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("label", "said"),
     [
         (torch.zeros(3, dtype=torch.long), "y has 3 rows for 2 samples: give one for each sample"),
@@ -224,8 +223,8 @@ def test_conditions_that_do_not_fit_are_named(label, said):
         ode.sample(model, torch.zeros(2, 2), "ddim", 2)
 
 
-@pytest.mark.parametrize("label", [1, [1, 1], (1, 1)])
-@pytest.mark.parametrize("where", ["cond", "uncond"])
+@rows("label", [1, [1, 1], (1, 1)])
+@rows("where", ["cond", "uncond"])
 def test_labels_of_guidance_that_are_no_tensors_are_named(label, where):
     table = torch.zeros(4, 2)
     model = ode.Model(

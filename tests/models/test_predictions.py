@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve import paths
 from odesolve.paths import PREDICTIONS
+from tests.rows import rows
 
 DTYPE = torch.float64
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], std=(0.3, 0.5))
@@ -29,8 +30,8 @@ def exact(wanted, x, path, t):
     return getattr(MIXTURE, wanted)(x, path, t)
 
 
-@pytest.mark.parametrize("predicts", PREDICTIONS)
-@pytest.mark.parametrize("sigma_data", [0.5, 1.7])
+@rows("predicts", PREDICTIONS)
+@rows("sigma_data", [0.5, 1.7])
 def test_everything_from_every_network(path, predicts, sigma_data):
     model = MIXTURE.model(path, predicts, sigma_data=sigma_data)
     for u in (0.03, 0.4, 0.97):
@@ -46,7 +47,7 @@ def test_everything_from_every_network(path, predicts, sigma_data):
             )
 
 
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+@rows("predicts", PREDICTIONS)
 def test_a_time_for_each_sample(predicts):
     path = paths.VP()
     model = MIXTURE.model(path, predicts)
@@ -81,8 +82,8 @@ def test_edm_network_is_read_as_the_paper_writes_it():
         torch.testing.assert_close(seen[-1][1], c_noise, rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("scale", ["edm", "unit"])
-@pytest.mark.parametrize("path", [paths.VP(), paths.EDM(), paths.Linear()], ids=str)
+@rows("scale", ["edm", "unit"])
+@rows("path", [paths.VP(), paths.EDM(), paths.Linear()], ids=str)
 def test_input_scale_gives_the_network_unit_variance(path, scale):
     seen = []
     data = ode.problems.gaussian(std=1.3 if scale == "edm" else 1.0, shape=(2,))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 import odesolve as ode
 from odesolve.wiring.readings import Wiring
+from tests.rows import rows
 
 P = ode.paths
 
@@ -58,7 +58,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("typed", MADE)
+@rows("typed", MADE)
 def test_what_is_told_makes_the_same_text(typed):
     assert repr(eval(typed, NAMES)) == typed
 

@@ -9,6 +9,7 @@ import odesolve as ode
 from odesolve import paths
 from odesolve.errors import OdesolveError
 from odesolve.model.transforms import CFGRescale, Clip, Threshold
+from tests.rows import rows
 
 DTYPE = torch.float64
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], std=(0.3, 0.5))
@@ -23,8 +24,8 @@ def test_clip():
     assert torch.equal(Clip(1.5)(x, 0.5), x.clamp(-1.5, 1.5))
 
 
-@pytest.mark.parametrize("floor", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("shape", [(5, 40), (5, 3, 4, 4)])
+@rows("floor", [0.5, 1.0, 2.0])
+@rows("shape", [(5, 40), (5, 3, 4, 4)])
 def test_threshold_one_sample_at_a_time(shape, floor):
     x = torch.randn(
         shape, dtype=DTYPE, generator=torch.Generator().manual_seed(0)
@@ -52,8 +53,8 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "transform"), OPTIONS)
-@pytest.mark.parametrize("predicts", ["data", "noise", "v", "velocity", "score"])
+@rows(("options", "transform"), OPTIONS)
+@rows("predicts", ["data", "noise", "v", "velocity", "score"])
 def test_predictions_use_the_transformed_data(options, transform, predicts):
     path = paths.VP()
     model, x = MIXTURE.model(path, predicts, **options), 2 * noise()
@@ -63,9 +64,9 @@ def test_predictions_use_the_transformed_data(options, transform, predicts):
     torch.testing.assert_close(model.noise(x, 0.4), (x - alpha * data) / sigma, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("options", "transform"), OPTIONS)
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun", "unipc_2", "ab2", "dpm_solver_2"])
-@pytest.mark.parametrize("path", [paths.VP(), paths.Linear(), paths.EDM()], ids=str)
+@rows(("options", "transform"), OPTIONS)
+@rows("solver", ["ddim", "dpmpp_2m", "heun", "unipc_2", "ab2", "dpm_solver_2"])
+@rows("path", [paths.VP(), paths.Linear(), paths.EDM()], ids=str)
 def test_a_solve_equals_one_with_a_transformed_network(options, transform, solver, path):
     model = MIXTURE.model(path, "v", **options)
     by_hand = ode.Model(lambda x, t: transform(MIXTURE.data(x, path, t), t), path, "data")
@@ -78,14 +79,14 @@ def test_a_solve_equals_one_with_a_transformed_network(options, transform, solve
 
 
 # the last step goes to the data
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun_edm", "unipc_2"])
+@rows("solver", ["ddim", "dpmpp_2m", "heun_edm", "unipc_2"])
 def test_clipped_samples_stay_in_range(solver):
     model = MIXTURE.model(paths.VP(), "noise", clip=0.6)
     x = ode.sample(model, noise(50), solver, 10)
     assert float(x.abs().max()) <= 0.6 + 1e-12
 
 
-@pytest.mark.parametrize(
+@rows(
     ("options", "what"),
     [
         ({"clip": 0.0}, "clip=0.0: give the largest"),

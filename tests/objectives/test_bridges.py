@@ -20,6 +20,7 @@ from odesolve.objectives.bridges import (
 )
 from odesolve.objectives.couplings import OptimalTransport, Sinkhorn
 from odesolve.objectives.schroedinger import GaussianBridge
+from tests.rows import rows
 
 LINEAR, TRIG = ode.paths.Linear(), ode.paths.Trig()
 MEANS, DEVIATIONS, SIGMA, COUPLED = (-0.5, 1.0), (1.0, 0.5), 0.8, 0.3
@@ -112,9 +113,9 @@ def moments(path, gamma, t):
     )
 
 
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("path", [LINEAR, TRIG])
-@pytest.mark.parametrize("gamma", GAMMAS)
+@rows("flip", [False, True])
+@rows("path", [LINEAR, TRIG])
+@rows("gamma", GAMMAS)
 def test_interpolants(path, gamma, flip):
     """2 b V = dV/dt of the velocity's slope b; the denoiser's is gamma / V, the score's -1 / V."""
     path, gamma, t = path.flipped() if flip else path, GAMMAS[gamma], 0.3
@@ -163,8 +164,8 @@ def test_two_sided_bandwidth():
     )
 
 
-@pytest.mark.parametrize("towards", ["data", "source"])
-@pytest.mark.parametrize("flip", [False, True])
+@rows("towards", ["data", "source"])
+@rows("flip", [False, True])
 def test_bridge_matching_targets(towards, flip):
     """The drift is (x_t - x) / t towards the data and (y - x_t) / (1 - t) towards the source, and
     its own end is its mean."""
@@ -183,7 +184,7 @@ def test_bridge_matching_targets(towards, flip):
         assert float(objective(x, y, generator=generator()).each.max()) < 1e-20
 
 
-@pytest.mark.parametrize("towards", ["data", "source"])
+@rows("towards", ["data", "source"])
 def test_bridge_matching_fits_the_closed_form(towards):
     """The drift of the mixture of bridges is u -+ sigma^2 / 2 score of the mixture (row 52)."""
     net = Affine()
@@ -232,7 +233,7 @@ def test_antithetic_pairs_keep_gradients_bounded():
     assert spread[1] < 10
 
 
-def rk4(f, t0, t1, n=400):
+def rk4(f, t0, t1, n=200):
     """Slope and square of the map of dx = (a x + b) dt + g dW: the moments solve da = a, dv = 2 a v
     + g^2."""
 
@@ -256,8 +257,14 @@ class Coefficients:
     def __init__(self, f, g, end):
         self.f, self.g = f, g
         self.mean, self.var = MEANS[end], DEVIATIONS[end] ** 2
+        self.known = {}
 
     def __call__(self, t):
+        if t not in self.known:  # the stages of a step share their times
+            self.known[t] = self.at(t)
+        return self.known[t]
+
+    def at(self, t):
         time = torch.full((2, 1), t, dtype=torch.float64)
         g = self.g(time)[0].item() if callable(self.g) else self.g
         return affine(lambda x: self.f(time, x)), g
@@ -281,8 +288,8 @@ def models(path, bridge, *kinds):
     return [ode.Model(nets[k], path, names.get(k, k)) for k in kinds]
 
 
-@pytest.mark.parametrize("towards", ["data", "source"])
-@pytest.mark.parametrize("path", [LINEAR, LINEAR.flipped()])
+@rows("towards", ["data", "source"])
+@rows("path", [LINEAR, LINEAR.flipped()])
 def test_equations_keep_the_marginals(path, towards):
     """From one end to the other, by drift, velocity and score with any diffusion, and by the
     denoiser: exact moments."""
@@ -322,9 +329,7 @@ def test_solve_sde_takes_samples_to_the_data():
     assert abs(var - DEVIATIONS[0] ** 2) < 0.03  # first order: .0289 at 50 steps, .0003 at 5000
 
 
-@pytest.mark.parametrize(
-    ("solver", "limit", "fall"), [("rk4", 2e-8, 15), ("heun", 1e-4, 3.9), ("dpmpp_2m", 1e-3, 3)]
-)
+@rows(("solver", "limit", "fall"), [("rk4", 2e-8, 15), ("heun", 1e-4, 3.9), ("dpmpp_2m", 1e-3, 3)])
 def test_sample_goes_from_any_source_to_the_data(solver, limit, fall):
     """Row 55: the velocity's map carries the moments of the source to those of the data, to the
     order of every ODE solver."""
@@ -388,7 +393,7 @@ def model(predicts="velocity", path=LINEAR):
     return ode.Model(lambda x, t: x, path, predicts)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("call", "told"),
     [
         (lambda: Interpolant(model("noise"), constant(1.0)), "predicts velocity or data"),

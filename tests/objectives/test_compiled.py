@@ -23,6 +23,7 @@ from odesolve.objectives import (
     bridges,
     dropped,
 )
+from tests.products import LONG
 
 LINEAR, VP, EDM, TABLE = (
     ode.paths.Linear(),
@@ -67,6 +68,8 @@ LOSSES = {
     "dropped": lambda x: BY_LABEL(x, cond=dropped({"y": Y}, {"y": 3}, {"y": 0.5})),
     "guided MeanFlow": lambda x: GUIDED_MAP(x, cond={"y": Y}),
 }
+# Matching again, of other paths and weights: in the long suite alone.
+VARIANTS = {"weight", "vp", "score", "continuous law on a table"}
 PLAIN, BRIDGE, INTERPOLANT = (
     Matching(FLOW),
     BridgeMatching(FLOW, 1.0),
@@ -88,7 +91,7 @@ def made(loss):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [n for n in LOSSES if LONG or n not in VARIANTS])
 def test_losses_compile_whole(name):
     torch._dynamo.reset()
     plain = made(lambda x: LOSSES[name](x).loss)

@@ -23,6 +23,7 @@ from odesolve.objectives.consistency import (
     squared,
 )
 from odesolve.objectives.distillation import runge_kutta
+from tests.rows import rows
 
 PATH, STD = ode.paths.EDM(), 0.5
 EXACT = 0.0062499279  # the slope of the flow from 80 to .002 for N(0, .25)
@@ -137,7 +138,7 @@ def test_training_has_the_minimiser_of_eulers_method():
     assert abs(float(exact_slope(times[-1])) - EXACT) < 5e-11
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun", "rk4"])
+@rows("solver", ["euler", "heun", "rk4"])
 def test_distillation_has_the_minimiser_of_its_solver(solver):
     """Row 35: the map of N - 1 steps of the solver from every time of the grid; there the loss is
     0."""
@@ -171,8 +172,8 @@ def test_steps_of_samples_with_their_own_times():
         torch.testing.assert_close(found[k : k + 1], alone, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("teacher", [None, problem.model(PATH)])
-@pytest.mark.parametrize("t", [0.0021, 0.1, 2.0, 80.0])
+@rows("teacher", [None, problem.model(PATH)])
+@rows("t", [0.0021, 0.1, 2.0, 80.0])
 def test_the_derivative_of_the_exact_map_vanishes_in_the_mean(teacher, t):
     """Row 37: E[df/dt | x_t] = 0, so nothing that x_t decides is correlated with it; along the flow
     it is 0 itself."""
@@ -292,8 +293,8 @@ def test_distances_weights_and_chances():
     torch.testing.assert_close(law(times), edges.diff())
 
 
-@pytest.mark.parametrize("c", [0.0, 1e-60, 0.1, None])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@rows("c", [0.0, 1e-60, 0.1, None])
+@rows("dtype", [torch.float32, torch.float64])
 def test_no_difference_has_no_gradient(c, dtype):
     """Where student and target are one, the distance and its gradient are 0, whatever the offset;
     of none it is the norm."""

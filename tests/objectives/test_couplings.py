@@ -18,6 +18,7 @@ from odesolve.objectives.couplings import (
     sinkhorn_plan,
     squared_distance,
 )
+from tests.rows import rows
 
 
 def generator(seed=0):
@@ -48,15 +49,15 @@ def test_optimal_transport_is_the_best_of_all_orders():
     assert cost(x, OptimalTransport()(x, y)) == pytest.approx(best, rel=1e-14)
 
 
-@pytest.mark.parametrize("shape", [(1,), (2,), (3, 4, 4)])
+@rows("shape", [(1,), (2,), (3, 4, 4)])
 def test_optimal_transport_is_scipys(shape):
     x, y = normal(64, *shape), 0.5 * normal(64, *shape, seed=1) + 1
     _, order = linear_sum_assignment((x[:, None] - y[None]).square().flatten(2).sum(2).numpy())
     assert torch.equal(OptimalTransport()(x, y), y[torch.from_numpy(order)])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("batch", [1, 2, 3, 40, 300])
+@rows("dtype", [torch.float64, torch.float32])
+@rows("batch", [1, 2, 3, 40, 300])
 def test_optimal_transport_costs_as_little_as_scipys(batch, dtype):
     """Of data that repeats itself, lies in clusters, far away or at other magnitudes; costs are
     summed from the differences."""
@@ -139,7 +140,7 @@ def test_data_and_conditions_keep_their_places():
     assert {tuple(r) for r in found.tolist()} <= {tuple(r) for r in y.tolist()}
 
 
-@pytest.mark.parametrize("coupling", [Independent(), Sinkhorn(0.5)])
+@rows("coupling", [Independent(), Sinkhorn(0.5)])
 def test_draws_are_of_their_generator(coupling):
     x, y = normal(50, 2), normal(50, 2, seed=1)
     assert torch.equal(coupling(x, y, generator(3)), coupling(x, y, generator(3)))
@@ -324,7 +325,7 @@ def test_optimal_transport_straightens_paths_and_calms_gradients():
     assert float(calm.square().sum((2, 3)).mean()) < 0.2 * float(loud.square().sum((2, 3)).mean())
 
 
-@pytest.mark.parametrize(
+@rows(
     ("call", "told"),
     [
         (lambda: Independent()(normal(3, 2), normal(4, 2)), "as many samples"),

@@ -20,6 +20,7 @@ from odesolve.objectives import (
     bridges,
 )
 from odesolve.objectives.conditions import coupled
+from tests.rows import rows
 
 LINEAR = ode.paths.Linear()
 COUPLINGS = {
@@ -91,8 +92,8 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("kind", LABELS)
-@pytest.mark.parametrize("name", objectives(lambda s, t: s, None))
+@rows("kind", LABELS)
+@rows("name", objectives(lambda s, t: s, None))
 def test_transport_stays_within_labels(name, kind):
     """Each label has the very noise that was drawn with it, in the best order."""
     x, noise, y = normal(24, 1), normal(24, 1, seed=1), torch.arange(24) % 2
@@ -103,7 +104,7 @@ def test_transport_stays_within_labels(name, kind):
         torch.testing.assert_close(found[own][ranks], noise[own].sort(0).values, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", objectives(lambda s, t: s, None))
+@rows("name", objectives(lambda s, t: s, None))
 def test_conditions_that_the_model_holds_are_seen_too(name):
     x, noise, y = normal(24, 1), normal(24, 1, seed=1), torch.arange(24) % 2
     bound = sources(name, OptimalTransport(), x + 3.0 * y[:, None], noise, {"y": y}, bound=True)
@@ -112,7 +113,7 @@ def test_conditions_that_the_model_holds_are_seen_too(name):
     )
 
 
-@pytest.mark.parametrize("coupling", COUPLINGS)
+@rows("coupling", COUPLINGS)
 def test_noise_of_a_label_is_noise(coupling):
     """Over batches the mean noise of a label is that of all, 0 within four standard errors, where
     data are 6 apart."""
@@ -128,9 +129,7 @@ def test_noise_of_a_label_is_noise(coupling):
     assert abs(float(means.mean())) < 4 * float(means.std()) / math.sqrt(60)
 
 
-@pytest.mark.parametrize(
-    "coupling", [OptimalTransport(cond_weight=2.5), Sinkhorn(1e-3, cond_weight=2.5)]
-)
+@rows("coupling", [OptimalTransport(cond_weight=2.5), Sinkhorn(1e-3, cond_weight=2.5)])
 def test_real_conditions_are_in_the_cost(coupling):
     """The best order of |x - n|^2 + w |c - c'|^2, c' the condition that noise was drawn with:
     scipy's."""
@@ -164,8 +163,8 @@ def test_a_large_weight_leaves_noise_where_it_was_drawn():
     assert torch.equal(free, OptimalTransport()(x, noise))
 
 
-@pytest.mark.parametrize("coupling", ["ot", "sinkhorn", "own"])
-@pytest.mark.parametrize("name", objectives(lambda s, t: s, None))
+@rows("coupling", ["ot", "sinkhorn", "own"])
+@rows("name", objectives(lambda s, t: s, None))
 def test_real_conditions_without_a_weight_are_refused(name, coupling):
     x, noise = normal(8, 2), normal(8, 2, seed=1)
     with pytest.raises(
@@ -219,9 +218,7 @@ def test_larger_sources_go_to_every_label():
         coupled(Sinkhorn(0.5, cond_weight=1.0), x, normal(40, 2), {"c": normal(10)}, None)
 
 
-@pytest.mark.parametrize(
-    "cond", [{"c": normal(8).to(torch.complex128)}, {"c": [{} for _ in range(8)]}]
-)
+@rows("cond", [{"c": normal(8).to(torch.complex128)}, {"c": [{} for _ in range(8)]}])
 def test_conditions_that_are_neither_are_refused(cond):
     with pytest.raises(ode.OdesolveError, match="coupling: the condition 'c'"):
         coupled(OptimalTransport(), normal(8, 2), normal(8, 2, seed=1), cond, None)

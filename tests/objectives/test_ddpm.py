@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.objectives import Matching
 from odesolve.objectives.ddpm import Hybrid, VariationalBound
+from tests.rows import rows
 
 DDPM = ode.paths.Discrete.ddpm()
 SMALL = ode.paths.Discrete.from_betas(torch.linspace(0.01, 0.3, 20, dtype=torch.float64))
@@ -34,8 +35,8 @@ def every(count, mean=0.0, std=1.0):
     return mean + std * pairs[:, :1], pairs[:, 1:], index
 
 
-@pytest.mark.parametrize(("variance", "nats"), [("large", 1.41893853), ("small", 1.88383)])
-@pytest.mark.parametrize("predicts", ["noise", "data", "v"])
+@rows(("variance", "nats"), [("large", 1.41893853), ("small", 1.88383)])
+@rows("predicts", ["noise", "data", "v"])
 def test_ddpm_on_unit_gaussian_data(variance, nats, predicts):
     """Method, row 5: with beta the bound is the entropy."""
     objective = VariationalBound(ode.problems.gaussian(shape=(1,)).model(DDPM, predicts), variance)
@@ -50,10 +51,8 @@ def test_ddpm_on_unit_gaussian_data(variance, nats, predicts):
     assert torch.equal(found.index, index)
 
 
-@pytest.mark.parametrize(
-    "path", [SMALL, ode.paths.VP(), ode.paths.Linear(), ode.paths.EDM()], ids=str
-)
-@pytest.mark.parametrize("variance", ["small", "large"])
+@rows("path", [SMALL, ode.paths.VP(), ode.paths.Linear(), ode.paths.EDM()], ids=str)
+@rows("variance", ["small", "large"])
 def test_it_is_elbo_in_expectation(path, variance):
     """Random terms of random noise: within four standard errors of the terms added up."""
     n = 40_000
@@ -265,7 +264,7 @@ def test_terms_drawn_by_importance_have_the_same_mean_and_less_variance():
         )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("call", "told"),
     [
         (lambda m: VariationalBound(3.0), "give an ode.Model"),

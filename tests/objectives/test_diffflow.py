@@ -8,6 +8,7 @@ import torch
 
 import odesolve as ode
 from odesolve.objectives.diffflow import DiffFlow, _Adjoint
+from tests.rows import rows
 
 G = lambda t: 0.7 + 0.5 * t
 
@@ -44,7 +45,7 @@ def gradients(flow, x, weight, noise, inputs):
     return each.detach(), torch.autograd.grad((weight * each).sum(), inputs, allow_unused=True)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 16, 30])
+@rows("n", [1, 2, 3, 7, 16, 30])
 def test_the_adjoint_is_autograd_through_the_steps(n):
     """In data and in the parameters of both networks, for any weights of the samples."""
     drift, score = Net(0), Net(1)
@@ -221,7 +222,7 @@ def test_the_loss_of_gaussians():
     assert torch.equal(found.t, torch.full((n,), 0.8, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("x0", [0.0, 0.9, -1.7])
+@rows("x0", [0.0, 0.9, -1.7])
 def test_the_bound_is_of_the_density_that_is_sampled(x0):
     """E exp(-bound) is p_B(x) itself, over forward trajectories from x; the bound lies above -log
     p_B."""
@@ -340,7 +341,7 @@ def test_no_gradients_of_gradients():
         g.sum().backward()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("call", "told"),
     [
         (lambda: DiffFlow(1.0, Net(1), 1.0, grid(3)), "give a function"),
@@ -365,7 +366,7 @@ def test_bad_input(call, told):
         call()
 
 
-@pytest.mark.parametrize("layers", ["drift", "score"])
+@rows("layers", ["drift", "score"])
 def test_dropout_that_the_adjoint_would_draw_anew_is_refused(layers):
     """Its gradients would be those of another network; with every step kept there is one draw a
     call."""

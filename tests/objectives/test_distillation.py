@@ -12,6 +12,7 @@ from odesolve.objectives.distillation import (
     halve,
     two_steps,
 )
+from tests.rows import rows
 
 LINEAR, VP, EDM, COSINE = ode.paths.Linear(), ode.paths.VP(), ode.paths.EDM(), ode.paths.Cosine()
 MEAN, STD = 0.4, 0.6
@@ -122,8 +123,8 @@ def fitted(path, predicts, **options):
     return fit
 
 
-@pytest.mark.parametrize("predicts", ["data", "v"])
-@pytest.mark.parametrize("path", [LINEAR, COSINE], ids=["linear", "cosine"])
+@rows("predicts", ["data", "v"])
+@rows("path", [LINEAR, COSINE], ids=["linear", "cosine"])
 def test_one_step_after_five_halvings_is_ddim_in_32(path, predicts):
     """Row 33."""
     teacher, z = problem.model(path, predicts), normal(20, 1, seed=5)
@@ -136,8 +137,8 @@ def test_one_step_after_five_halvings_is_ddim_in_32(path, predicts):
     assert float((ode.sample(teacher, z, "ddim", 1, "uniform") - whole).abs().max()) > 0.1
 
 
-@pytest.mark.parametrize("weight", ["max_snr", "snr_plus_1"])
-@pytest.mark.parametrize("predicts", ["data", "noise", "v", "velocity"])
+@rows("weight", ["max_snr", "snr_plus_1"])
+@rows("predicts", ["data", "noise", "v", "velocity"])
 def test_weights_are_of_the_data_error_whatever_is_predicted(predicts, weight):
     other = ode.problems.gaussian(mean=0.1, std=0.9, shape=(2,))
     teacher = ode.problems.gaussian(mean=MEAN, std=STD, shape=(2,)).model(VP, "data")

@@ -1,7 +1,6 @@
 """Ends of paths: weighted losses have their limits there, or are refused; means are finite, or are
 refused."""
 
-import itertools
 import math
 
 import pytest
@@ -33,6 +32,8 @@ from odesolve.objectives import (
 )
 from odesolve.objectives.consistency import ConsistencyTraining
 from odesolve.objectives.weights import weights
+from tests.products import product
+from tests.rows import rows
 
 PATHS = {
     "vp": ode.paths.VP(),
@@ -111,11 +112,10 @@ def loss(path, predicts, weight, t):
     return Matching(silent(path, predicts), weight, times=times.LogUniform())(X, noise=NOISE, t=t)
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
-def test_losses_inside_are_those_written_out(predicts, path):
+@rows(("path", "predicts", "weight"), product(list(PATHS), PREDICTIONS, WEIGHTS))
+def test_losses_inside_are_those_written_out(path, predicts, weight):
     path = PATHS[path]
-    for weight, share in itertools.product(WEIGHTS, (0.07, 0.4, 0.93)):
+    for share in (0.07, 0.4, 0.93):
         t = torch.tensor([at(path, "data", share)], dtype=torch.float64)
         torch.testing.assert_close(
             loss(path, predicts, weight, t).each,
@@ -125,8 +125,8 @@ def test_losses_inside_are_those_written_out(predicts, path):
         )
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+@rows("path", PATHS)
+@rows("predicts", PREDICTIONS)
 def test_conditions_couplings_weights_and_importance_together(predicts, path):
     """The written-out loss of the noise that goes with each sample within its label, over the
     density of its time."""
@@ -158,38 +158,30 @@ def test_conditions_couplings_weights_and_importance_together(predicts, path):
         )
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
-@pytest.mark.parametrize("end", ["data", "noise"])
-def test_losses_at_the_ends_are_their_limits(end, predicts, path):
+@rows(
+    ("path", "predicts", "weight", "end"),
+    product(list(PATHS), PREDICTIONS, WEIGHTS, ["data", "noise"]),
+)
+def test_losses_at_the_ends_are_their_limits(path, predicts, weight, end):
     """Near the end the written-out loss settles at what it is there; where it grows without end the
     time is refused. In float32, as torch.rand gives times, too."""
     path = PATHS[path]
-    for weight in WEIGHTS:
-        near, nearer = (
-            float(
-                written_out(
-                    path, predicts, weight, torch.tensor([at(path, end, h)], dtype=torch.float64)
-                )
-            )
-            for h in (1e-6, 1e-8)
-        )
-        for dtype in (torch.float64, torch.float32):
-            t = torch.tensor([at(path, end, 0.0)], dtype=dtype)
-            if nearer > 9 * near:
-                with pytest.raises(
-                    ode.OdesolveError,
-                    match=r"t holds .* is infinite: give times "
-                    r"away from that end",
-                ):
-                    loss(path, predicts, weight, t)
-                continue
-            found = loss(path, predicts, weight, t)
-            # sigma goes like a root of the time on some paths: 1e-4 where h is 1e-8
-            assert float(found.loss) == pytest.approx(nearer, rel=2e-2, abs=1e-6), weight
+    times_near = torch.tensor([[at(path, end, h)] for h in (1e-6, 1e-8)], dtype=torch.float64)
+    near, nearer = (float(written_out(path, predicts, weight, t)) for t in times_near)
+    for dtype in (torch.float64, torch.float32):
+        t = torch.tensor([at(path, end, 0.0)], dtype=dtype)
+        if nearer > 9 * near:
+            with pytest.raises(
+                ode.OdesolveError, match=r"t holds .* is infinite: give times away from that end"
+            ):
+                loss(path, predicts, weight, t)
+            continue
+        found = loss(path, predicts, weight, t)
+        # sigma goes like a root of the time on some paths: 1e-4 where h is 1e-8
+        assert float(found.loss) == pytest.approx(nearer, rel=2e-2, abs=1e-6)
 
 
-@pytest.mark.parametrize(("path", "predicts", "weight", "value"), [
+@rows(("path", "predicts", "weight", "value"), [
     ("linear", "v", "noise", None), ("linear", "velocity", "noise", None), ("vp", "score", "noise", None),
     ("vp", "velocity", "noise", None), ("flipped", "v", "noise", None),
 ])  # fmt: skip
@@ -210,13 +202,12 @@ def test_whole_batches_at_the_data_end(path, predicts, weight, value):
     torch.testing.assert_close(found.loss, exact[key, predicts].square().mean(), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
-def test_gradients_at_the_ends_are_numbers(predicts, path):
+@rows(("path", "predicts", "weight"), product(list(PATHS), PREDICTIONS, WEIGHTS))
+def test_gradients_at_the_ends_are_numbers(path, predicts, weight):
     path = PATHS[path]
     layer = torch.nn.Linear(5, 5).double()
     model = ode.Model(lambda x, t: layer(x), path, predicts, time="t")
-    for weight, end in itertools.product(WEIGHTS, (path.t_data, path.t_noise)):
+    for end in (path.t_data, path.t_noise):
         layer.zero_grad()
         try:
             found = Matching(model, weight, times=times.LogUniform())(
@@ -228,29 +219,27 @@ def test_gradients_at_the_ends_are_numbers(predicts, path):
         assert torch.isfinite(layer.weight.grad).all()
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("weight", [w for w in WEIGHTS if w is not None])
-def test_means_are_finite_under_the_default_law(weight, path):
+@rows(("path", "weight", "predicts"), product(list(PATHS), WEIGHTS[1:], PREDICTIONS))
+def test_means_are_finite_under_the_default_law(path, weight, predicts):
     """The mean of the weighted error does not grow as shares of the law nearer to its ends are
     added."""
     path = PATHS[path]
-    for predicts in PREDICTIONS:
-        model = silent(path, predicts)
-        law = Matching(model, weight).times
-        if path.training_steps is not None:
-            assert law == times.Table()
-            continue
-        shares = torch.logspace(-14, math.log10(0.5), 20_000, dtype=torch.float64)
-        near = shares > 1e-9
-        x = torch.ones(20_000, 1, dtype=torch.float64)
-        for t in (law.quantile(shares, path), law.quantile(1 - shares, path)):
-            size = Matching(model, weight)(x, noise=x, t=t).each
-            every, most = torch.trapezoid(size, shares), torch.trapezoid(size[near], shares[near])
-            assert math.isfinite(every)
-            assert float(every) < 1.01 * float(most) + 1e-9, predicts
+    model = silent(path, predicts)
+    law = Matching(model, weight).times
+    if path.training_steps is not None:
+        assert law == times.Table()
+        return
+    shares = torch.logspace(-14, math.log10(0.5), 20_000, dtype=torch.float64)
+    near = shares > 1e-9
+    x = torch.ones(20_000, 1, dtype=torch.float64)
+    for t in (law.quantile(shares, path), law.quantile(1 - shares, path)):
+        size = Matching(model, weight)(x, noise=x, t=t).each
+        every, most = torch.trapezoid(size, shares), torch.trapezoid(size[near], shares[near])
+        assert math.isfinite(every)
+        assert float(every) < 1.01 * float(most) + 1e-9
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "predicts", "weight", "ends"),
     [
         ("linear", "data", "vlb", "data"),
@@ -281,7 +270,7 @@ def test_laws_with_an_infinite_mean_are_refused(path, predicts, weight, ends):
     Matching(model, lambda path, t: t, times="uniform")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "predicts", "weight"),
     [("vp", "noise", "data"), ("linear", "velocity", "v"), ("linear", "edm", "noise"), ("ve", "score", "noise"),
      ("vp", "score", "noise"), ("trig", "v", "data"), ("edm", "edm", "data"), ("linear", "v", "min_snr(5)")],
@@ -304,7 +293,7 @@ def test_importance_has_the_mean_of_uniform_times():
 ZERO = ode.paths.Discrete(torch.linspace(0.99, 0.0, 20, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("predicts", ["noise", "score"])
+@rows("predicts", ["noise", "score"])
 def test_tables_without_a_signal_at_their_end(predicts):
     """Zero terminal SNR, which the table holds as 2^-24: what says nothing of the data there is
     refused."""
@@ -327,8 +316,8 @@ def test_tables_without_a_signal_at_their_end(predicts):
         ProgressiveDistillation(silent(ZERO, other), teacher, "uniform", 10)
 
 
-@pytest.mark.parametrize("t", [0.0, 1.0])
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+@rows("t", [0.0, 1.0])
+@rows("predicts", PREDICTIONS)
 def test_distillation_of_guidance_at_the_ends(predicts, t):
     """max_snr times the error of the data's: refused where either is infinite, a number
     elsewhere."""
@@ -345,13 +334,13 @@ def test_distillation_of_guidance_at_the_ends(predicts, t):
         assert math.isfinite(value)
 
 
-@pytest.mark.parametrize("make", [
+@rows("make", [
     lambda m: DenoisingScoreMatching(m, weight="noise"), lambda m: DenoisingScoreMatching(m),
     lambda m: ImplicitScoreMatching(m), lambda m: SlicedScoreMatching(m, weight="noise"),
     lambda m: ExplicitScoreMatching(m, m, weight="noise"),
 ])  # fmt: skip
-@pytest.mark.parametrize("predicts", PREDICTIONS)
-@pytest.mark.parametrize("path", ["vp", "linear", "flipped", "ve"])
+@rows("predicts", PREDICTIONS)
+@rows("path", ["vp", "linear", "flipped", "ve"])
 def test_scores_at_the_data_end(make, predicts, path):
     model = silent(PATHS[path], predicts)
     try:
@@ -367,11 +356,11 @@ def told(path, predicts="edm", time=None):
     return ode.Model(lambda x, t, **cond: torch.tanh(x + t[:, None]), path, predicts, time=time)
 
 
-@pytest.mark.parametrize("make", [
+@rows("make", [
     lambda m: Matching(m, times="uniform"), lambda m: DenoisingScoreMatching(m), lambda m: ImplicitScoreMatching(m),
     lambda m: GuidedDistillation(m, m, {}, times="logit_normal", weight="noise"),
 ])  # fmt: skip
-@pytest.mark.parametrize("time", ["c_noise", "sigma", lambda path, t: 1 / (1 - t)])
+@rows("time", ["c_noise", "sigma", lambda path, t: 1 / (1 - t)])
 def test_times_that_are_infinite_to_the_network_are_refused(make, time):
     """The logarithm of no signal: what a network makes of it is no number, or has gradients that
     are none."""
@@ -427,9 +416,7 @@ def test_chains_and_steps_that_begin_where_the_networks_time_is_infinite_are_ref
         assert math.isfinite(begin(X).loss)
 
 
-@pytest.mark.parametrize(
-    "grid", [[0.9, 0.5, 0.2, 0.0], (0.9, 0.5, 0.2, 0.0), torch.tensor([0.9, 0.5, 0.2, 0.0])]
-)
+@rows("grid", [[0.9, 0.5, 0.2, 0.0], (0.9, 0.5, 0.2, 0.0), torch.tensor([0.9, 0.5, 0.2, 0.0])])
 def test_bounds_on_a_list_of_times(grid):
     found = VariationalBound(silent(ode.paths.VP(), "noise"), grid=grid)
     assert found.count == 3
@@ -472,8 +459,8 @@ ENTRIES = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ENTRIES)
+@rows("dtype", [torch.float16, torch.bfloat16])
+@rows("name", ENTRIES)
 def test_data_of_half_precision_are_refused(name, dtype):
     with pytest.raises(ode.OdesolveError, match=rf"the data are {dtype}: give x.float\(\)"):
         ENTRIES[name](torch.ones(4, 2, dtype=dtype))

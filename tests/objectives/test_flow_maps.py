@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.objectives import Matching, times
 from odesolve.objectives.flow_maps import FlowMap, MeanFlow, Shortcut
+from tests.rows import rows
 
 LINEAR = ode.paths.Linear()
 MEAN, STD = 0.4, 0.6
@@ -237,7 +238,7 @@ class Net(torch.nn.Module):
         return self.layer(torch.cat([x, r[:, None], t[:, None], shift[:, None]], 1))
 
 
-@pytest.mark.parametrize("make", [MeanFlow, Shortcut])
+@rows("make", [MeanFlow, Shortcut])
 def test_training_a_network(make):
     """Conditions keep to their samples, dtypes to theirs, generators decide, and gradients come."""
     net = Net()

@@ -11,6 +11,7 @@ import odesolve as ode
 from odesolve import objectives, training
 from odesolve.errors import OdesolveError
 from odesolve.objectives import bridges, rectified, schroedinger
+from tests.rows import rows
 
 NET = nn.Linear(2, 2)
 X = torch.ones(4, 2)
@@ -107,8 +108,8 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("function", [none, wrong, lambda: 1, lambda a, b, c, d, e: a])
-@pytest.mark.parametrize("what", MADE)
+@rows("function", [none, wrong, lambda: 1, lambda a, b, c, d, e: a])
+@rows("what", MADE)
 def test_it_is_refused_at_once(what, function):
     argument, make = MADE[what]
     with pytest.raises(
@@ -140,7 +141,7 @@ def test_functions_that_fit_are_called():
     assert torch.isfinite(found.loss)
 
 
-@pytest.mark.parametrize(("word", "told"), [
+@rows(("word", "told"), [
     ("gradient_accumulation_steps", "give accumulate="), ("accumulate_grad_batches", "give accumulate="),
     ("ema_decay", r"give ema=training.EMA\(network, decay\)"), ("max_grad_norm", "give clip="),
     ("checkpoint_dir", "give folder="), ("mixed_precision", "give dtype=torch.bfloat16"),

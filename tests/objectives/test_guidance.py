@@ -6,6 +6,7 @@ import torch
 import odesolve as ode
 from odesolve.objectives import Matching
 from odesolve.objectives.guidance import dropped
+from tests.rows import rows
 
 
 def generator(seed=0):
@@ -28,7 +29,7 @@ def test_a_share_of_the_samples_loses_all_its_conditions():
     assert not dropped({"label": label}, {"label": 0}, 1.0, generator())["label"].any()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cond", "null", "share", "told"),
     [
         ({"a": torch.ones(3)}, {"b": 0}, 0.1, "the same names"),
@@ -45,7 +46,7 @@ def test_at_the_door(cond, null, share, told):
         dropped(cond, null, share)
 
 
-@pytest.mark.parametrize("kind", [list, tuple])
+@rows("kind", [list, tuple])
 def test_captions_go_with_the_rest_of_their_samples(kind):
     label, words = torch.arange(1000) + 1, kind(f"row {k}" for k in range(1000))
     out = dropped(

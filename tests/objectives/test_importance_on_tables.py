@@ -16,6 +16,7 @@ from odesolve.objectives import (
     times,
 )
 from odesolve.objectives.times import drawn, relative
+from tests.rows import rows
 
 DDPM = ode.paths.Discrete.ddpm()
 SHORT = ode.paths.Discrete(torch.linspace(0.95, 0.05, 10, dtype=torch.float64))
@@ -57,9 +58,9 @@ def objectives(path, law):
     }
 
 
-@pytest.mark.parametrize("path", [SHORT, SHORT.flipped()], ids=["table", "flipped"])
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("name", ["Matching", "DenoisingScoreMatching", "GuidedDistillation"])
+@rows("path", [SHORT, SHORT.flipped()], ids=["table", "flipped"])
+@rows("law", LAWS)
+@rows("name", ["Matching", "DenoisingScoreMatching", "GuidedDistillation"])
 def test_times_are_those_of_the_table(name, law, path):
     """Indices 0 to N - 1 as the network sees them, whole numbers."""
     t = objectives(path, LAWS[law])[name](torch.zeros(500, 2), generator=generator()).t
@@ -69,8 +70,8 @@ def test_times_are_those_of_the_table(name, law, path):
     assert index.round().max() <= 10
 
 
-@pytest.mark.parametrize("path", [SHORT, SHORT.flipped()], ids=["table", "flipped"])
-@pytest.mark.parametrize("law", LAWS)
+@rows("path", [SHORT, SHORT.flipped()], ids=["table", "flipped"])
+@rows("law", LAWS)
 def test_probabilities_are_those_of_the_draws(law, path):
     """Relative to equal ones: chi squared of 20000 draws, and a sum of 1 to rounding."""
     every = torch.arange(1, 11, dtype=torch.float64) / 10
@@ -94,9 +95,7 @@ def test_uniform_times_on_a_table_are_the_table():
     )
 
 
-@pytest.mark.parametrize(
-    "law", [k for k in LAWS if k not in ("part", "log_uniform", "levels", "log_normal")]
-)
+@rows("law", [k for k in LAWS if k not in ("part", "log_uniform", "levels", "log_normal")])
 def test_importance_keeps_the_objective_of_the_table(law):
     """The mean over equally likely times of the exact losses of a network that says nothing: 1 for
     noise, whatever the law."""
@@ -118,9 +117,7 @@ def test_importance_by_default_changes_nothing():
     torch.testing.assert_close(weighed.each, plain.each, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(
-    "path", [ode.paths.VP(), SHORT, ode.paths.Linear().flipped()], ids=["vp", "table", "flipped"]
-)
+@rows("path", [ode.paths.VP(), SHORT, ode.paths.Linear().flipped()], ids=["vp", "table", "flipped"])
 def test_importance_settles_where_the_loss_is(path):
     """Losses .0099 and .9901 on the halves: probabilities are as they; by each, which was divided
     by them, .091 and .909."""
@@ -184,8 +181,8 @@ def test_what_importance_cannot_divide_by():
     torch.testing.assert_close(found.raw, found.each, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("law", [k for k in LAWS if k not in ("table", "levels", "importance")])
-@pytest.mark.parametrize(
+@rows("law", [k for k in LAWS if k not in ("table", "levels", "importance")])
+@rows(
     "path",
     [ode.paths.VP(), ode.paths.EDM(), ode.paths.Linear().flipped()],
     ids=lambda p: str(p)[:8],
@@ -205,10 +202,8 @@ def test_shares_of_importance():
     )
 
 
-@pytest.mark.parametrize(
-    "path", [ode.paths.VP(), ode.paths.Linear(0.1), ode.paths.Cosine(), ode.paths.VE().flipped()]
-)
-@pytest.mark.parametrize("law", [times.LogUniform(0.2, 20.0), times.Uniform(0.1, 0.7)])
+@rows("path", [ode.paths.VP(), ode.paths.Linear(0.1), ode.paths.Cosine(), ode.paths.VE().flipped()])
+@rows("law", [times.LogUniform(0.2, 20.0), times.Uniform(0.1, 0.7)])
 def test_ends_of_laws_have_a_density(law, path):
     """What is drawn there may lie beyond them by its rounding, and was divided by 0."""
     t = law.quantile(torch.tensor([0.0, 1e-17, 1 - 1e-16, 1.0], dtype=torch.float64), path)

@@ -16,6 +16,7 @@ from odesolve.objectives import (
     MeanFlow,
 )
 from odesolve.objectives.guidance import dropped
+from tests.rows import rows
 
 EDM, LINEAR = ode.paths.EDM(), ode.paths.Linear()
 
@@ -43,7 +44,7 @@ def kinds(f, **options):
     }
 
 
-@pytest.mark.parametrize("name", ["training", "distillation", "of a teacher that drops"])
+@rows("name", ["training", "distillation", "of a teacher that drops"])
 def test_student_and_target_drop_the_same(name):
     """Two neighbouring times of a thousand: the same masks leave next to nothing, where others left
     a hundredth."""
@@ -159,8 +160,8 @@ def objectives(net):
     }
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("name", ["MeanFlow", "ContinuousConsistency"])
+@rows("layer", LAYERS)
+@rows("name", ["MeanFlow", "ContinuousConsistency"])
 def test_layers_without_a_forward_derivative_are_named(name, layer):
     make, told = LAYERS[layer]
     with pytest.raises(ode.OdesolveError, match=f"the network has no forward derivative: .*{told}"):
@@ -172,8 +173,8 @@ def math_attention(objective, x):
         return objective(x).loss
 
 
-@pytest.mark.parametrize("name", ["MeanFlow", "ContinuousConsistency"])
-@pytest.mark.parametrize(
+@rows("name", ["MeanFlow", "ContinuousConsistency"])
+@rows(
     ("layer", "call"),
     [
         (lambda: attend, math_attention),
@@ -193,8 +194,8 @@ def test_what_is_named_works(name, layer, call):
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
-@pytest.mark.parametrize("name", ["MeanFlow", "ContinuousConsistency"])
-@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+@rows("name", ["MeanFlow", "ContinuousConsistency"])
+@rows("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
 def test_normed_weights_work(name, norm):
     net = Layered(lambda _, x, h: h)
     norm(net.last)
@@ -210,7 +211,7 @@ def test_errors_of_the_networks_own_stay():
         MeanFlow(FlowMap(fails, LINEAR))(torch.ones(3, 2))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("numbers", "of", "expected"),
     [(3072, "sum", 0.99675), (3072, "mean", 0.0909), (1, "sum", 0.0909)],
 )
@@ -265,7 +266,7 @@ def test_nested_conditions_are_dropped():
         dropped(cond, {"text": 0, "y": 0})
 
 
-@pytest.mark.parametrize(
+@rows(
     "null",
     [
         0.5,

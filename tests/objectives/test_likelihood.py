@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.objectives import MaximumLikelihood
 from odesolve.training import fit
+from tests.rows import rows
 
 STD = 0.6
 
@@ -25,7 +26,7 @@ def flow(a):
     return lambda t, x: a * x
 
 
-@pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
+@rows("adjoint", ["backprop", "continuous", "reversible"])
 def test_a_linear_flow(adjoint):
     """dx/dt = a x takes x to x e^a, so that log p(x) = -(x e^a)^2 / 2 - log(2 pi) / 2 + a for each
     of the numbers."""
@@ -43,7 +44,8 @@ def test_it_trains_to_the_deviation_of_the_data():
     x = STD * normal(200, 2)
     a = torch.nn.Parameter(torch.tensor(0.0, dtype=torch.float64))
     objective = MaximumLikelihood(flow(a), params=[a], solver="rk4", steps=4)
-    fit(objective, lambda g: x, 200, optimiser=torch.optim.Adam([a], 0.05), progress=False)
+    # near the end the loss is twice (a - its end)^2: a step leaves a fifth of the way
+    fit(objective, lambda g: x, 15, optimiser=torch.optim.SGD([a], 0.2), progress=False)
     assert float(a.detach()) == pytest.approx(-0.5 * math.log(float(x.square().mean())), abs=1e-3)
 
 

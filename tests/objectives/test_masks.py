@@ -33,6 +33,7 @@ from odesolve.objectives import (
 )
 from odesolve.objectives.consistency import pseudo_huber
 from odesolve.objectives.draws import keys_for
+from tests.rows import rows
 
 LINEAR = ode.paths.Linear()
 X = torch.randn(6, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -82,7 +83,7 @@ def loss(name, x=X, noise=None, **options):
     return LOSSES[name](x, noise=noise, generator=g, **options)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@rows("name", LOSSES)
 def test_what_is_masked_does_not_count(name):
     """The loss of the first numbers alone, and gradients of the rest are 0."""
     mask = torch.arange(4) < 3
@@ -102,7 +103,7 @@ SUMS = [name for name in LOSSES if "Score" in name and name != "ScoreAndFlow"]
 OTHERS = ("MeanFlow", "Huber", "Trig")  # no means of squares
 
 
-@pytest.mark.parametrize("name", SUMS)
+@rows("name", SUMS)
 def test_sums_are_weighed(name):
     """Losses that are sums over the numbers: of weights 1 and 3 one part and three."""
     single = [loss(name, mask=torch.eye(4)[k]).each for k in (0, 1)]
@@ -141,7 +142,7 @@ def learned(x, t):
     return torch.cat([x, x], 1)
 
 
-@pytest.mark.parametrize("make", [
+@rows("make", [
     lambda: VariationalBound(model("noise", ode.paths.VP()), steps=4), lambda: MaximumLikelihood(model()),
     lambda: Hybrid(ode.Model(learned, ode.paths.VP(), "noise", learned_variance=True), steps=4),
     lambda: DiffFlow(lambda x, t: x, lambda x, t: -x, 1.0, [0.0, 1.0]),
@@ -162,9 +163,7 @@ def test_distances_without_a_mask():
         objective(X, mask=torch.ones(4))
 
 
-@pytest.mark.parametrize(
-    "name", [k for k in LOSSES if k not in SUMS and not any(word in k for word in OTHERS)]
-)
+@rows("name", [k for k in LOSSES if k not in SUMS and not any(word in k for word in OTHERS)])
 def test_weights_are_of_the_squares(name):
     """Of weights 1 and 3 the loss is the mean of the halves, one and three parts of four; that of
     equal weights the plain one."""
@@ -188,8 +187,8 @@ def test_the_offset_of_meanflow_is_of_what_counts():
     )
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize(
+@rows("name", LOSSES)
+@rows(
     ("mask", "told"),
     [
         (torch.ones(3), r"mask has shape \(3,\): give one that broadcasts to \(6, 2, 4\)"),

@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.objectives import Matching, times
 from odesolve.objectives.weights import factor, of_data, weights
+from tests.rows import rows
 
 PATHS = {
     "vp": ode.paths.VP(),
@@ -30,8 +31,8 @@ def data(n=20_000):
     return MEAN + STD * z
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+@rows("path", PATHS)
+@rows("predicts", PREDICTIONS)
 def test_floors(path, predicts):
     """The exact network's loss at a time is what is left of x0 given x: kF^2 s^2 sigma^2 / (alpha^2
     s^2 + sigma^2)."""
@@ -56,10 +57,8 @@ def test_known_floors():
     assert abs(float(found.loss) - STD * math.pi / 2) < 4 * float(found.each.std()) / 40_000**0.5
 
 
-@pytest.mark.parametrize("path", ["vp", "linear", "edm"])
-@pytest.mark.parametrize(
-    "weight", ["data", "noise", "velocity", "edm", "vlb", "max_snr", "snr_plus_1", "min_snr(5)"]
-)
+@rows("path", ["vp", "linear", "edm"])
+@rows("weight", ["data", "noise", "velocity", "edm", "vlb", "max_snr", "snr_plus_1", "min_snr(5)"])
 def test_a_weighted_loss_is_the_same_whatever_is_predicted(path, weight):
     path = PATHS[path]
     t = path.t_of_rho(torch.logspace(-1.5, 1.5, 200, dtype=torch.float64)).clamp(1e-3, path.t_max)
@@ -72,7 +71,7 @@ def test_a_weighted_loss_is_the_same_whatever_is_predicted(path, weight):
         torch.testing.assert_close(loss, losses[0], rtol=1e-7, atol=1e-12)
 
 
-@pytest.mark.parametrize("path", ["vp", "linear", "cosine"])
+@rows("path", ["vp", "linear", "cosine"])
 def test_weights_by_name(path):
     path = PATHS[path]
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
@@ -119,8 +118,8 @@ class Linear(torch.nn.Module):
         return self.a * x + self.b if shift is None else self.a * x + self.b + shift
 
 
-@pytest.mark.parametrize("path", ["vp", "linear", "edm"])
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+@rows("path", ["vp", "linear", "edm"])
+@rows("predicts", PREDICTIONS)
 def test_the_minimiser_is_the_exact_prediction(path, predicts):
     """Of a linear network the loss is quadratic: one Newton step from anywhere is the minimiser."""
     path, net = PATHS[path], Linear()
@@ -218,7 +217,7 @@ def test_float32_networks_in_float32():
     assert net.weight.grad is not None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("call", "told"),
     [
         (lambda m: Matching(m)(torch.zeros(3, dtype=torch.int64)), "give floats of shape"),

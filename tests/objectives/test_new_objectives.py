@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.objectives import FlowMap, Matching, MeanFlow, TrigConsistency, Uncertainty, times
 from odesolve.training import fit
+from tests.rows import rows
 
 LINEAR, TRIG, VP = ode.paths.Linear(), ode.paths.Trig(), ode.paths.VP()
 
@@ -84,7 +85,7 @@ def conditional(x, r, t, y):
     return (0.2 + 0.1 * y)[:, None] * x * torch.cos(t - 0.5 * r)[:, None]
 
 
-@pytest.mark.parametrize(("scale", "mix"), [(2.0, 0.0), (1.5, 0.4), (1.0, 0.0)])
+@rows(("scale", "mix"), [(2.0, 0.0), (1.5, 0.4), (1.0, 0.0)])
 def test_meanflow_averages_the_guided_velocity(scale, mix):
     """The paper's eq. 19 and 21, written out, at r = t and with the slope by finite differences."""
     f = FlowMap(conditional, LINEAR)
@@ -148,7 +149,7 @@ def test_the_exact_map_has_no_tangent():
     assert float(found.loss) < 1e-20
 
 
-@pytest.mark.parametrize("share", [1.0, 0.3])
+@rows("share", [1.0, 0.3])
 def test_the_tangent_is_that_of_f(share):
     """cos(a) df/da along the flow, by finite differences of f = cos x - sin F; and the normalised
     gradient written out."""
@@ -266,7 +267,7 @@ def test_training_ends_at_the_exact_map():
     assert float(found) == pytest.approx(STD, abs=0.01)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("make", "told"),
     [
         (lambda: TrigConsistency(ode.Model(teacher, VP, "v")), 'give "v" on ode.paths.Trig'),

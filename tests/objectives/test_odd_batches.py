@@ -9,6 +9,7 @@ import odesolve as ode
 from odesolve import objectives as obj
 from odesolve.errors import OdesolveError
 from odesolve.objectives import bridges, dropped, times
+from tests.rows import rows
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
 LINEAR = ode.paths.Linear()
@@ -31,9 +32,7 @@ def transported(cond, x=X):
     return obj.Matching(model(), coupling="ot")(x, cond={"y": cond}, generator=drawn()).loss
 
 
-@pytest.mark.parametrize(
-    "rows", [("a", "b") * 8, (7, 8) * 8, np.array([0, 1] * 8, np.uint16), [b"", b"x"] * 8]
-)
+@rows("rows", [("a", "b") * 8, (7, 8) * 8, np.array([0, 1] * 8, np.uint16), [b"", b"x"] * 8])
 def test_labels_in_tuples_and_arrays_are_labels(rows):
     x = torch.cat([X, -X, 2 * X, 0.1 - X])
     assert transported(rows, x) == transported(LABELS.repeat(4), x)
@@ -44,14 +43,12 @@ def test_ranges_are_a_label_for_each():
     assert transported(range(4)) == transported(torch.arange(4))
 
 
-@pytest.mark.parametrize(
-    "empty", [torch.zeros(4, 0, dtype=torch.long), torch.zeros(4, 0), np.zeros((4, 0), bool)]
-)
+@rows("empty", [torch.zeros(4, 0, dtype=torch.long), torch.zeros(4, 0), np.zeros((4, 0), bool)])
 def test_conditions_without_numbers_part_nothing(empty):
     assert transported(empty) == transported(3)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cond", "told"),
     [
         ([torch.tensor(k) for k in (0, 1, 0, 1)], "torch.stack"),
@@ -73,17 +70,15 @@ def test_several_conditions_in_a_list_stay_several():
     assert transported([LABELS, LABELS]) == transported(LABELS)
 
 
-@pytest.mark.parametrize(
-    "answer", [lambda z: z[:1], lambda z: None, lambda z: z.double(), lambda z: z[:, :2]]
-)
-@pytest.mark.parametrize("cond", [None, {"y": LABELS}])
+@rows("answer", [lambda z: z[:1], lambda z: None, lambda z: z.double(), lambda z: z[:, :2]])
+@rows("cond", [None, {"y": LABELS}])
 def test_couplings_that_answer_something_else(answer, cond):
     loss = obj.Matching(model(), coupling=lambda x, noise, generator=None: answer(noise))
     with pytest.raises(OdesolveError, match="coupling returned"):
         loss(X, cond=cond)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("law", "t"),
     [
         (times.Uniform(0.2, 0.7), 0.1),
@@ -113,8 +108,8 @@ STRANGE = [
 ]
 
 
-@pytest.mark.parametrize("noise", STRANGE)
-@pytest.mark.parametrize(
+@rows("noise", STRANGE)
+@rows(
     "call",
     [
         lambda z: obj.Matching(model())(X, noise=z),
@@ -129,7 +124,7 @@ def test_noise_that_is_no_dense_tensor(noise, call):
         call(noise)
 
 
-@pytest.mark.parametrize(
+@rows(
     "t",
     [
         torch.full((4,), 0.5 + 0j),
@@ -139,15 +134,13 @@ def test_noise_that_is_no_dense_tensor(noise, call):
         [0.5] * 4,
     ],
 )
-@pytest.mark.parametrize(
-    "loss", [obj.Matching(model()), obj.DenoisingScoreMatching(model(ode.paths.VP(), "score"))]
-)
+@rows("loss", [obj.Matching(model()), obj.DenoisingScoreMatching(model(ode.paths.VP(), "score"))])
 def test_times_that_are_no_dense_real_tensor(t, loss):
     with pytest.raises(OdesolveError, match=r"^t(=| is)"):
         loss(X, t=t)
 
 
-@pytest.mark.parametrize(
+@rows(
     "x",
     [
         torch.zeros(4, 3, device="meta"),
@@ -157,13 +150,13 @@ def test_times_that_are_no_dense_real_tensor(t, loss):
         X.bfloat16(),
     ],
 )
-@pytest.mark.parametrize("coupling", [None, "ot"])
+@rows("coupling", [None, "ot"])
 def test_data_that_are_no_dense_floats(x, coupling):
     with pytest.raises(OdesolveError, match="the data"):
         obj.Matching(model(), coupling=coupling)(x)
 
 
-@pytest.mark.parametrize("cond", [[1], "cat", torch.ones(4), {0: torch.ones(4)}])
+@rows("cond", [[1], "cat", torch.ones(4), {0: torch.ones(4)}])
 def test_conditions_without_names(cond):
     with pytest.raises(OdesolveError, match="cond is"):
         obj.Matching(model())(X, cond=cond)
@@ -181,13 +174,13 @@ def test_complex_weights_and_uncertainties():
         obj.Matching(model(), uncertainty=lambda t: t * 1j)(X)
 
 
-@pytest.mark.parametrize("mask", [torch.ones(4, 3, device="meta"), torch.ones(4, 3).to_sparse()])
+@rows("mask", [torch.ones(4, 3, device="meta"), torch.ones(4, 3).to_sparse()])
 def test_masks_without_numbers_in_a_row(mask):
     with pytest.raises(OdesolveError, match="mask is"):
         obj.Matching(model())(X, mask=mask)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "null"),
     [
         (torch.randn(4, 3), 1j),
@@ -202,7 +195,7 @@ def test_nulls_that_a_condition_cannot_hold(value, null):
         dropped({"y": value}, {"y": null}, 0.5)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "null"),
     [(torch.randn(4).half(), 0.1), (torch.randn(4), float("inf")), (torch.randn(4) + 0j, 1j)],
 )

@@ -22,6 +22,7 @@ from odesolve.objectives.schroedinger import (
     ipf,
     mean_matching,
 )
+from tests.rows import rows
 
 MEANS, DEVIATIONS, SIGMA = (-0.5, 1.0), (1.0, 0.5), 0.8
 COVARIANCE = (math.sqrt(4 * 0.25 + SIGMA**4) - SIGMA**2) / 2  # 0.2736328832
@@ -342,7 +343,7 @@ def test_carried_goes_the_way_of_the_path():
     assert torch.equal(told.value.state, start)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("call", "told"),
     [
         (

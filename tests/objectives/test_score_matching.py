@@ -18,6 +18,7 @@ from odesolve.objectives.score_matching import (
     ncsn,
 )
 from odesolve.trace import HutchPP
+from tests.rows import rows
 
 EDM = ode.paths.EDM()
 SIGMA = 0.4
@@ -72,7 +73,7 @@ def test_explicit_implicit_and_denoising_differ_by_fisher_informations():
     assert abs(explicit - (denoising - 0.5 * (1 / SIGMA**2 - information))) < 1e-9
 
 
-@pytest.mark.parametrize("reduced", [True, False])
+@rows("reduced", [True, False])
 def test_sliced_is_implicit_in_expectation(reduced):
     """Of a score on three numbers, at one state: over projections, and with the variances that are
     known."""
@@ -161,7 +162,7 @@ def samples(n, of_q, seed):
     return MEAN + normal(n, 2, seed=seed) @ torch.linalg.cholesky(cov).T
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@rows("name", LOSSES)
 def test_all_have_the_gradient_of_the_fisher_divergence(name):
     """Of E|A x + b - s*(x)|^2 / 2: (A + P) C + r m^T and r, with P = C^-1 and r = A m + b."""
     net = Linear([[-0.6, 0.9], [0.1, -1.4]], [0.3, -0.2])
@@ -179,7 +180,7 @@ def test_all_have_the_gradient_of_the_fisher_divergence(name):
     assert float(error.max()) < 0.02
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@rows("name", LOSSES)
 def test_the_minimiser_of_a_linear_network_is_the_exact_score(name):
     """The loss is quadratic: one Newton step from anywhere is the minimiser of the samples'
     loss."""
@@ -224,8 +225,8 @@ def test_the_floor_of_denoising_is_that_of_the_conditional_score():
     assert abs(float(found.loss) - 1.5 * floor) < 4 * float(found.each.std()) / n**0.5
 
 
-@pytest.mark.parametrize("path", [ode.paths.VP(), ode.paths.Linear(), EDM], ids=str)
-@pytest.mark.parametrize("predicts", ["noise", "data", "score", "velocity"])
+@rows("path", [ode.paths.VP(), ode.paths.Linear(), EDM], ids=str)
+@rows("predicts", ["noise", "data", "score", "velocity"])
 def test_a_models_losses(path, predicts):
     """Whatever is predicted; denoising is D / 2 times ``Matching`` weighed as a score, at the same
     times and noise."""
@@ -399,7 +400,7 @@ net = Linear(torch.zeros(2, 2), torch.zeros(2))
 model = ode.problems.gaussian(std=0.6, shape=(2,)).model(EDM, "score")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("call", "told"),
     [
         (lambda: ImplicitScoreMatching(3.0), "give a function s"),

@@ -8,6 +8,7 @@ import torch
 
 import odesolve as ode
 from odesolve.objectives import times
+from tests.rows import rows
 
 PATHS = {
     "vp": ode.paths.VP(),
@@ -29,8 +30,8 @@ LAWS = {
 INNER = torch.linspace(0.02, 0.98, 49, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("path", PATHS)
+@rows("law", LAWS)
+@rows("path", PATHS)
 def test_densities_are_slopes_of_the_quantiles(law, path):
     law, path = LAWS[law], PATHS[path]
     h = 1e-6
@@ -45,8 +46,8 @@ def test_densities_are_slopes_of_the_quantiles(law, path):
     assert density.dtype == torch.float64
 
 
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("path", PATHS)
+@rows("law", LAWS)
+@rows("path", PATHS)
 def test_numbers_run_from_data_to_noise(law, path):
     t = LAWS[law].quantile(INNER, PATHS[path])
     rho = PATHS[path].rho(t)
@@ -117,7 +118,7 @@ def test_importance_follows_the_losses():
     torch.testing.assert_close(law.density(1 - u[:4].double(), path), expected * 4)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("make", "told"),
     [
         (lambda: times.Uniform(0.5, 0.5), "low=0.5, high=0.5"),

@@ -13,6 +13,8 @@ import odesolve as ode
 from odesolve import objectives as obj
 from odesolve.objectives import times
 from tests.objectives.pieces import PATHS, PIECES, batch
+from tests.products import diagonal
+from tests.rows import rows
 
 # What is no loss of data by itself: parts, functions and rooms.
 OTHERS = {
@@ -29,8 +31,8 @@ def made(name, predicts, path, net=None, **options):
 
 
 def every(name, paths=None):
-    """All that an objective takes, or that on its first few paths."""
-    return itertools.product(PIECES[name].predicts, PIECES[name].paths[:paths])
+    """What an objective takes, each prediction and each path at least once; or its first few paths."""
+    return diagonal(PIECES[name].predicts, PIECES[name].paths[:paths], times=2)
 
 
 def near(name):
@@ -50,7 +52,7 @@ def test_every_objective_is_in_the_table():
 CONDITIONS = {"none": (), "labels": ("y",), "labels and numbers": ("y", "c")}
 
 
-@pytest.mark.parametrize("name", PIECES)
+@rows("name", PIECES)
 def test_losses_are_those_written_out(name):
     """Without conditions, with labels, and with real numbers beside them."""
     for predicts, path in every(name):
@@ -77,7 +79,7 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("name", PIECES)
+@rows("name", PIECES)
 def test_masks(name):
     for predicts, path in every(name, 3):
         piece, b = PIECES[name], replace(batch(PATHS[path]), cond={})
@@ -107,8 +109,8 @@ def best(x, y, cond, weight):
     return order
 
 
-@pytest.mark.parametrize("weight", [0.0, 2.0])
-@pytest.mark.parametrize("name", PIECES)
+@rows("weight", [0.0, 2.0])
+@rows("name", PIECES)
 def test_couplings_with_conditions(name, weight):
     piece = PIECES[name]
     coupling = obj.OptimalTransport(cond_weight=weight)
@@ -133,7 +135,7 @@ def test_couplings_with_conditions(name, weight):
         close(piece.call(objective, b).each, exact.detach())
 
 
-@pytest.mark.parametrize("name", PIECES)
+@rows("name", PIECES)
 def test_importance(name):
     """The loss over the probability of the time, relative to even ones: by differences of the law's
     quantiles; of the bound's terms, by the root mean square of what was seen."""
@@ -175,7 +177,7 @@ def test_importance_of_the_terms_of_a_bound():
     close(last.each, last.prior + term / chances[-1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", PIECES)
+@rows("name", PIECES)
 def test_dropout(name):
     """One evaluation draws it, or all share it; solves that ask a network again are told that it
     draws."""
@@ -201,8 +203,8 @@ def test_dropout(name):
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", PIECES)
+@rows("dtype", [torch.float16, torch.bfloat16])
+@rows("name", PIECES)
 def test_data_of_half_precision_are_refused(name, dtype):
     predicts, path = SETTING[name]
     b = replace(batch(PATHS[path]), cond={})
@@ -210,7 +212,7 @@ def test_data_of_half_precision_are_refused(name, dtype):
         PIECES[name].call(made(name, predicts, path)[1], replace(b, x=b.x.to(dtype)))
 
 
-@pytest.mark.parametrize("name", PIECES)
+@rows("name", PIECES)
 def test_networks_within_autocast(name):
     """In bfloat16 the network is rounded, and nothing else: the loss is that of a float64 network
     to its rounding."""
@@ -238,11 +240,9 @@ def ends(path):
     return {"data": path.t_data, "noise": path.t_noise}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("end", ["data", "noise"])
-@pytest.mark.parametrize(
-    "name", [name for name in PIECES if name not in ("MaximumLikelihood", "DiffFlow")]
-)
+@rows("dtype", [torch.float64, torch.float32])
+@rows("end", ["data", "noise"])
+@rows("name", [name for name in PIECES if name not in ("MaximumLikelihood", "DiffFlow")])
 def test_the_ends_of_paths(name, end, dtype):
     """A finite loss with finite gradients, or a time that is refused; the same in float32."""
     for predicts, path in every(name):
@@ -264,8 +264,8 @@ def test_the_ends_of_paths(name, end, dtype):
         assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in net.parameters())
 
 
-@pytest.mark.parametrize("word", ["foo", "y", "mask_", "timesteps"])
-@pytest.mark.parametrize("name", PIECES)
+@rows("word", ["foo", "y", "mask_", "timesteps"])
+@rows("name", PIECES)
 def test_calls_with_other_words(name, word):
     """Python's own error is not what a user gets; what is wrong within a network is left as it
     is."""

@@ -6,11 +6,10 @@ import odesolve as ode
 from odesolve.planning.labels import grid_label
 from odesolve.profile import Candidate, parse_grid, parse_solver
 from odesolve.profile.candidates import candidates
+from tests.rows import rows
 
 
-@pytest.mark.parametrize(
-    "label", ["ddim", "ab3(start=ramp,afs)", "dpm_solver_2(r=0.4)", "unipc_3(taper)"]
-)
+@rows("label", ["ddim", "ab3(start=ramp,afs)", "dpm_solver_2(r=0.4)", "unipc_3(taper)"])
 def test_solver_labels_round_trip(label):
     name, options = parse_solver(label)
     assert Candidate(name, "karras", options).label == label
@@ -27,9 +26,7 @@ LABELS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "label", [*LABELS, "karras(stop=0.1,rho=5)", "lambda(final=False)", "trailing"]
-)
+@rows("label", [*LABELS, "karras(stop=0.1,rho=5)", "lambda(final=False)", "trailing"])
 def test_grid_labels_round_trip(label):
     rule = parse_grid(label)
     assert parse_grid(grid_label(rule)) == rule
@@ -41,15 +38,13 @@ def test_two_names_of_one_grid_have_one_label():
     assert grid_label(ode.grids.Karras(rho=7.0)) == "karras"
 
 
-@pytest.mark.parametrize("label", ["karras(", "lambda(3)", "shift(x)", "nogrid", "uniform(final)"])
+@rows("label", ["karras(", "lambda(3)", "shift(x)", "nogrid", "uniform(final)"])
 def test_bad_grids_are_refused(label):
     with pytest.raises(ode.OdesolveError):
         parse_grid(label)
 
 
-@pytest.mark.parametrize(
-    "path", [ode.paths.VP(), ode.paths.EDM(), ode.paths.Linear(), ode.paths.Discrete.ddpm()]
-)
+@rows("path", [ode.paths.VP(), ode.paths.EDM(), ode.paths.Linear(), ode.paths.Discrete.ddpm()])
 def test_the_default_set_plans_on_every_path(path):
     chosen = candidates(path)
     assert len({c.name for c in chosen}) >= 14

@@ -5,6 +5,7 @@ import torch
 
 import odesolve as ode
 from odesolve.profile.counting import Counter
+from tests.rows import rows
 
 SOLVERS = [
     "ddim",
@@ -35,9 +36,7 @@ def test_every_row_counts_what_its_plan_asks_for(gaussian, noise, exact):
         assert row.counted == row.calls <= row.nfe, row.label
 
 
-@pytest.mark.parametrize(
-    "unconditional", [{"shift": 0.0}, {}], ids=["two calls", "another signature"]
-)
+@rows("unconditional", [{"shift": 0.0}, {}], ids=["two calls", "another signature"])
 def test_guidance_counts_twice(noise, unconditional):
     path = ode.paths.Linear()
 

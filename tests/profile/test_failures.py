@@ -7,6 +7,7 @@ import torch
 
 import odesolve as ode
 from odesolve.profile import Candidate
+from tests.rows import rows
 
 
 def broken(w):
@@ -86,7 +87,7 @@ def test_a_network_that_raises_is_an_error_row(noise):
     assert found.rows[1].message == "out of memory"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("arguments", "message"),
     [
         ({"noise": None}, "noise="),

@@ -6,13 +6,14 @@ import torch
 import odesolve as ode
 from odesolve.profile import Candidate, parse_solver
 from odesolve.profile.candidates import fit, lowered
+from tests.rows import rows
 
 
-@pytest.mark.parametrize(
+@rows(
     "label",
     ["ddim", "ddim(afs)", "heun_edm", "rk4", "ab4", "unipc_3", "dpm_solver_3", "ab3(start=ramp)"],
 )
-@pytest.mark.parametrize("budget", [5, 20])
+@rows("budget", [5, 20])
 def test_one_step_more_would_exceed_the_budget(gaussian, label, budget):
     model = gaussian.model(ode.paths.EDM())
     name, options = parse_solver(label)
@@ -71,7 +72,7 @@ def test_a_table_of_training_times_caps_the_steps(gaussian, noise):
     assert row.steps == 12
 
 
-@pytest.mark.parametrize("given", [0, (), (5, -1), (2.5,), True])
+@rows("given", [0, (), (5, -1), (2.5,), True])
 def test_budgets_are_whole_and_positive(gaussian, noise, given):
     with pytest.raises(ode.OdesolveError, match="whole numbers"):
         ode.profile(gaussian.model(ode.paths.VP()), ["ddim"], given, noise=noise)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from odesolve.profile.metrics import Comparison
+from tests.rows import rows
 
 
 @pytest.fixture
@@ -51,9 +52,7 @@ def test_one_bad_sample_moves_the_rmse_but_not_the_others(points):
     assert found.trimmed == found.median == 0
 
 
-@pytest.mark.parametrize(
-    ("batch", "dim", "fitted"), [(400, 6, 6), (40, 100, 10), (512, 1000, 64), (7, 2, 0)]
-)
+@rows(("batch", "dim", "fitted"), [(400, 6, 6), (40, 100, 10), (512, 1000, 64), (7, 2, 0)])
 def test_the_gaussian_fit_has_enough_samples_for_its_directions(batch, dim, fitted):
     x = torch.randn(batch, dim, generator=torch.Generator().manual_seed(0))
     compare = Comparison(x)

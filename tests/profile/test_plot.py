@@ -9,6 +9,7 @@ from matplotlib.image import imread
 import odesolve as ode
 from odesolve.pictures import sheets
 from odesolve.profile import plotting
+from tests.rows import rows
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_rows_of_pictures(tmp_path):
         sheets.save_grid(torch.zeros(4, 2), tmp_path / "x.png")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("shape", "factor"),
     [
         ((1, 1, 8, 8), 32),
@@ -97,15 +98,13 @@ def test_small_pictures_are_enlarged_by_whole_factors(tmp_path, shape, factor):
     assert (blocks == blocks[:, :1, :, :1]).all()
 
 
-@pytest.mark.parametrize("pixels", range(100, 140))
+@rows("pixels", range(100, 140))
 def test_no_pixel_is_lost(tmp_path, pixels):
     sheets.save_grid(torch.zeros(1, 1, pixels, pixels), tmp_path / "x.png", scale=1)
     assert imread(tmp_path / "x.png").shape[:2] == (pixels, pixels)
 
 
-@pytest.mark.parametrize(
-    ("shape", "told"), [((4, 2), "no pictures"), ((50_000_000, 1, 8, 8), "too many")]
-)
+@rows(("shape", "told"), [((4, 2), "no pictures"), ((50_000_000, 1, 8, 8), "too many")])
 def test_what_cannot_be_drawn_is_known_before(shape, told):
     with pytest.raises(ode.OdesolveError, match=told):
         sheets.check_shape(shape, "x.png")

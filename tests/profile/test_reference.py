@@ -7,6 +7,7 @@ import torch
 
 import odesolve as ode
 from odesolve.profile import Reference, certified
+from tests.rows import rows
 
 PATHS = [
     ode.paths.VP(),
@@ -21,7 +22,7 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
+@rows("path", PATHS, ids=lambda p: type(p).__name__)
 def test_the_certificate_bounds_the_true_error(gaussian, noise, exact, path):
     found = certified(gaussian.model(path), noise)
     error = (found.x - exact(path)).square().mean().sqrt()

@@ -10,6 +10,7 @@ import pytest
 import odesolve as ode
 from odesolve.profile import Certificate, Profile, Row
 from odesolve.profile.report import family
+from tests.rows import rows
 
 
 def row(solver, nfe, median, grid="karras", **more):
@@ -161,7 +162,7 @@ def test_csv_has_a_column_a_field(found, tmp_path):
     assert float(rows[6]["median"]) == 0.02
 
 
-@pytest.mark.parametrize(
+@rows(
     ("solver", "name"),
     [
         ("ddim", "DDIM"),

@@ -9,6 +9,7 @@ import pytest
 import odesolve as ode
 from odesolve.process import progress
 from odesolve.process.progress import Bar, Log
+from tests.rows import rows
 
 
 class Clock:
@@ -55,7 +56,7 @@ def test_work_that_is_taken_up_again_counts_from_there(monkeypatch):
     assert lines[0] == "odesolve: 60 of 100 samples, 60 % after 0:00:11, about 0:00:40 left"
 
 
-@pytest.mark.parametrize("total", [0, 100.0])
+@rows("total", [0, 100.0])
 def test_shares_alone(monkeypatch, total):
     lines = told(monkeypatch, total, [(0, 1.0), (25.0, 40.0)], "%")
     assert lines[0].startswith("odesolve: 25 % after" if total else "odesolve: 100 % after")
@@ -78,7 +79,7 @@ def test_work_that_fails_has_no_last_line(monkeypatch, tmp_path):
     assert (tmp_path / "log").read_text().count("\n") == 1
 
 
-@pytest.mark.parametrize("show", [None, True, False])
+@rows("show", [None, True, False])
 def test_a_solve_writes_lines_into_a_file(monkeypatch, tmp_path, show):
     monkeypatch.setattr(progress, "EARLIEST", 0.0)
     model = ode.problems.gaussian(mean=0.3, std=0.5, shape=(2,)).model(ode.paths.VP())
@@ -91,7 +92,7 @@ def test_a_solve_writes_lines_into_a_file(monkeypatch, tmp_path, show):
     assert show is False or "100 %" in text.splitlines()[-1]
 
 
-@pytest.mark.parametrize("stream", [None, io.StringIO()])
+@rows("stream", [None, io.StringIO()])
 def test_what_is_no_file_gets_nothing(monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream)
     with Bar(10, None, "step") as tick:

@@ -8,6 +8,7 @@ import torch
 
 import odesolve as ode
 from odesolve.errors import OdesolveError
+from tests.rows import rows
 
 B, D = 5, 6
 DRAWN = torch.Generator().manual_seed(0)
@@ -27,7 +28,7 @@ def model(path=None, **options):
 NAMES = [s if isinstance(s, str) else s.name for s in ode.solvers()]
 
 
-@pytest.mark.parametrize("solver", [None, *NAMES])
+@rows("solver", [None, *NAMES])
 def test_steps_are_those_of_iterate_and_nothing_changes(solver):
     for m in (
         model(),
@@ -62,7 +63,7 @@ def test_steps_of_chunks_come_in_turn():
     assert seen == [(i, n) for n in (2, 2, 1) for i in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("inference", [False, True])
+@rows("inference", [False, True])
 def test_what_it_is_shown_is_a_copy_and_may_be_kept(inference):
     kept = []
     with torch.inference_mode(inference):
@@ -77,7 +78,7 @@ def test_what_it_is_shown_is_a_copy_and_may_be_kept(inference):
     assert torch.equal(ode.resume(model(), kept[1][2]), ode.sample(model(), X, "dpmpp_2m", 4))
 
 
-@pytest.mark.parametrize("answer", [True, False, {}, 0, "stop"], ids=repr)
+@rows("answer", [True, False, {}, 0, "stop"], ids=repr)
 def test_what_returns_something_is_refused(answer):
     with pytest.raises(
         OdesolveError,
@@ -87,8 +88,8 @@ def test_what_returns_something_is_refused(answer):
         ode.sample(model(), X, "ddim", 3, callback=lambda step: answer)
 
 
-@pytest.mark.parametrize("name", ["x", "data"])
-@pytest.mark.parametrize("inference", [False, True])
+@rows("name", ["x", "data"])
+@rows("inference", [False, True])
 def test_what_writes_is_refused(name, inference):
     def writes(step):
         getattr(step, name).mul_(0.5)
@@ -100,7 +101,7 @@ def test_what_writes_is_refused(name, inference):
         ode.sample(model(), X, "ddim", 3, callback=writes)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "options"),
     [
         ("executor", {"executor": ode.Window()}),
@@ -111,7 +112,7 @@ def test_what_writes_is_refused(name, inference):
     ],
     ids=["window", "parareal", "flow", "plan", "adjoint"],
 )
-@pytest.mark.parametrize("batch", [None, 2])
+@rows("batch", [None, 2])
 def test_beside_what_shows_no_steps_it_is_refused(name, options, batch):
     with pytest.raises(OdesolveError, match=f"callback= beside {name}=.*ode.iterate"):
         ode.sample(model(), X, "ddim", 3, callback=lambda step: None, batch=batch, **options)
@@ -122,7 +123,7 @@ def test_what_cannot_be_called_is_refused():
         ode.sample(model(), X, "ddim", 3, callback=[])
 
 
-@pytest.mark.parametrize(
+@rows(
     "callback",
     [lambda i, t, x: None, lambda: None, lambda *, step: None],
     ids=["three", "none", "named"],

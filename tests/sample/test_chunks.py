@@ -10,6 +10,7 @@ from torch import nn
 
 import odesolve as ode
 from odesolve.errors import Diverged, OdesolveError
+from tests.rows import rows
 
 B, D = 10, 6
 DRAWN = torch.Generator().manual_seed(0)
@@ -46,8 +47,8 @@ MODELS = {
 SOLVERS = [None, "ddim", "dpmpp_2m_sde", "heun", "unipc_2", "restart", "ddpm", "dpmpp_2m_sde(tree)"]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("model", MODELS)
+@rows("solver", SOLVERS)
+@rows("model", MODELS)
 def test_bitwise_one_batch(model, solver):
     model = MODELS[model]
     starts = [{"noise": (B, D), "ids": torch.arange(B) * 7 + 3}, {"noise": X}, {"state": X}]
@@ -67,16 +68,16 @@ EXECUTORS = {
 }
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("model", ["guided", "scale of each", "rescaled", "known"])
+@rows("executor", EXECUTORS)
+@rows("model", ["guided", "scale of each", "rescaled", "known"])
 def test_executors(model, executor):
     how = {"solver": "dpmpp_2m", "steps": 12, "executor": EXECUTORS[executor]}
     expected = ode.sample(MODELS[model], X, **how)
     assert torch.equal(ode.sample(MODELS[model], X, batch=4, **how), expected)
 
 
-@pytest.mark.parametrize("kind", ["flow", "plan", "ito"])
-@pytest.mark.parametrize("model", ["guided", "scale of each"])
+@rows("kind", ["flow", "plan", "ito"])
+@rows("model", ["guided", "scale of each"])
 def test_densities_while_sampling(model, kind):
     how = {
         "solver": "sde_dpmpp_1" if kind == "ito" else "dpmpp_2m",
@@ -95,7 +96,7 @@ def test_densities_while_sampling(model, kind):
     assert (parts.nfe, parts.status, parts.log_prob.status) == (whole.nfe, "ok", ["ok"] * B)
 
 
-@pytest.mark.parametrize(
+@rows(
     "options",
     [{}, {"steps": 5}, {"trace": "hutchinson"}, {"base": lambda z: -z.abs().sum(1)}],
     ids=["tolerance", "steps", "trace", "base"],
@@ -171,7 +172,7 @@ def test_seeds_and_torchs_generator_are_used_alike():
         assert whole.arrived is None
 
 
-@pytest.mark.parametrize("module", [True, False])
+@rows("module", [True, False])
 def test_gradients_flow_through_chunks(module):
     torch.manual_seed(0)
     layer = nn.Linear(D, D).double()
@@ -232,7 +233,7 @@ def test_a_chunk_that_diverges_leaves_the_others():
 BAD = [0, -1, 2.0, 1.5, True, "4", [4], float("nan"), float("inf")]
 
 
-@pytest.mark.parametrize("batch", BAD, ids=repr)
+@rows("batch", BAD, ids=repr)
 def test_batches_that_are_none_are_refused(batch):
     for call in (
         lambda: ode.sample(PLAIN, X, "ddim", 3, batch=batch),

@@ -11,6 +11,7 @@ import torch
 import odesolve as ode
 from odesolve.cli import main
 from odesolve.errors import OdesolveError
+from tests.rows import rows
 
 X = torch.tensor([[1.0, 0.5], [0.1, 0.2], [2.0, 1.0]])
 MODEL = ode.problems.mixture([1.0, 2.0], [[1.0, 0.5], [-1.0, 0.3]], std=0.1).model(
@@ -35,7 +36,7 @@ SOLVES = {
 }
 
 
-@pytest.mark.parametrize("way", SOLVES)
+@rows("way", SOLVES)
 def test_solves_end_with_a_status(way):
     options = {"t": (0.0, 0.5, 1.0), **SOLVES[way]}
     found = ode.solve(stiff, X.clone(), max_calls=200, **options)
@@ -84,7 +85,7 @@ def test_an_own_generator_ends():
     assert bool(found.last.isfinite().all())
 
 
-@pytest.mark.parametrize("solver", ["dpm_solver_12", "dpm_solver_23", "dopri5"])
+@rows("solver", ["dpm_solver_12", "dpm_solver_23", "dopri5"])
 def test_models(solver):
     found = ode.solve(MODEL, X, (1.0, 1e-3), solver, max_calls=12)
     assert found.status == ["max_calls"] * 3
@@ -101,7 +102,7 @@ def test_stochastic_equations():
     assert bool(found.y[-1].isnan().all())
 
 
-@pytest.mark.parametrize(
+@rows(
     "options", [{}, {"divergence": "along"}, {"solver": "picard"}, {"adjoint": "backprop"}], ids=str
 )
 def test_densities(options):
@@ -163,7 +164,7 @@ def test_jobs_and_the_command_line_pass_it_on(tmp_path, capsys):
     assert (told["samples"], told["failed"]) == (2, 2)
 
 
-@pytest.mark.parametrize("bad", [0, -1, 2.5, True, "10"])
+@rows("bad", [0, -1, 2.5, True, "10"])
 def test_what_is_no_budget(bad):
     for call in (
         lambda: ode.solve(stiff, X, max_calls=bad),

@@ -12,6 +12,7 @@ from torch import nn
 
 import odesolve as ode
 from odesolve.functions.modules import modules_within
+from tests.rows import rows
 
 X = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
 VP = ode.paths.VP()
@@ -124,8 +125,8 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("hidden", HIDDEN)
-@pytest.mark.parametrize("layer", LAYERS)
+@rows("hidden", HIDDEN)
+@rows("layer", LAYERS)
 def test_modules_are_found_wherever_they_hide(layer, hidden):
     make, told = LAYERS[layer]
     net = Net(make())
@@ -176,8 +177,8 @@ DOORS = {
 }
 
 
-@pytest.mark.parametrize("layer", ["dropout", "batch norm"])
-@pytest.mark.parametrize("door", DOORS)
+@rows("layer", ["dropout", "batch norm"])
+@rows("door", DOORS)
 def test_every_door_tells_once(door, layer, tmp_path):
     make = LAYERS[layer][0]
     with warnings.catch_warnings(record=True) as seen:

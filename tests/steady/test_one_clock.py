@@ -3,10 +3,14 @@ under one step for all."""
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
 import odesolve as ode
+from tests.products import product
+from tests.rows import rows
 
 TWO = ode.problems.mixture(
     [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
@@ -31,17 +35,24 @@ def one_clock(model, read):
     return ode.Model(net, model.path, model.predicts, time=model.time)
 
 
-@pytest.mark.parametrize("solver", ["dopri5", "dpm_solver_23"])
-@pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_solves_of_a_model(name, solver, read):
+@functools.cache
+def solved(name, solver):
+    """A model, its start, its span and where it ends."""
     path, predicts = PATHS[name]
     model = TWO.model(path, predicts)
-    x = float(path.prior_std) * torch.randn(5, 2, dtype=torch.float64)
+    drawn = torch.Generator().manual_seed(0)
+    x = float(path.prior_std) * torch.randn(5, 2, dtype=torch.float64, generator=drawn)
     span = (path.t_noise, path.t_min)
+    return model, x, span, ode.solve(model, x, span, solver)
+
+
+@rows(
+    ("name", "solver", "read"), product(list(PATHS), ["dopri5", "dpm_solver_23"], [*READS.values()])
+)
+def test_solves_of_a_model(name, solver, read):
+    model, x, span, want = solved(name, solver)
     with pytest.raises(ode.OdesolveError, match="by the times of other samples"):
         ode.solve(one_clock(model, read), x, span, solver)
-    want = ode.solve(model, x, span, solver)
     if solver == "dopri5":
         found = ode.solve(one_clock(model, read), x, span, solver, control="batch")
         torch.testing.assert_close(found.last, want.last, atol=2e-3, rtol=0)

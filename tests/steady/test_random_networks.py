@@ -17,6 +17,7 @@ from odesolve.errors import OdesolveError
 from odesolve.functions.steadiness import Steady, draws
 from odesolve.integrations import k_diffusion as K
 from odesolve.integrations import torchdiffeq, torchsde
+from tests.rows import rows
 
 X = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
 REFUSED = "answers differently to the same question"
@@ -75,10 +76,8 @@ DENSITIES = {
 }
 
 
-@pytest.mark.parametrize(
-    "net", [dropout(), functional, own_generator()], ids=["module", "functional", "own"]
-)
-@pytest.mark.parametrize("way", DENSITIES)
+@rows("net", [dropout(), functional, own_generator()], ids=["module", "functional", "own"])
+@rows("way", DENSITIES)
 def test_densities_of_random_networks_are_refused(way, net):
     options = DENSITIES[way]
     if way != "reversible":  # of velocities alone
@@ -93,8 +92,8 @@ def test_densities_of_random_networks_are_refused(way, net):
             )
 
 
-@pytest.mark.parametrize("path", [VP, ode.paths.EDM(), ode.paths.Linear(), VP.flipped()], ids=repr)
-@pytest.mark.parametrize("predicts", ["noise", "data", "v", "velocity"])
+@rows("path", [VP, ode.paths.EDM(), ode.paths.Linear(), VP.flipped()], ids=repr)
+@rows("predicts", ["noise", "data", "v", "velocity"])
 def test_raw_answers_are_compared_whatever_the_path_makes_of_them(path, predicts):
     """At an end of the path little of the network's answer may be left in the field."""
     for net in (dropout(), own_generator()):
@@ -105,7 +104,7 @@ def test_raw_answers_are_compared_whatever_the_path_makes_of_them(path, predicts
 
 
 @pytest.mark.filterwarnings("ignore:the latents are")  # those of a network that nobody trained
-@pytest.mark.parametrize("way", DENSITIES)
+@rows("way", DENSITIES)
 def test_the_repeated_call_is_counted(way):
     net = dropout(False)
     options = dict(DENSITIES[way])
@@ -141,15 +140,15 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("way", SOLVES)
+@rows("source", SOURCES)
+@rows("way", SOLVES)
 def test_solves_of_random_functions_are_refused(way, source):
     noise = SOURCES[source]
     with pytest.raises(OdesolveError, match=f"f {REFUSED}.*before the solve"):
         ode.solve(lambda t, y: -y.abs() - noise(-y.abs()), X, **SOLVES[way])
 
 
-@pytest.mark.parametrize("form", [tuple, dict])
+@rows("form", [tuple, dict])
 def test_states_of_several_tensors(form):
     y0 = form([("a", X), ("b", X)]) if form is dict else (X, X)
     rate = (lambda t, y: {k: torch.rand_like(v) for k, v in y.items()}) if form is dict else (
@@ -159,7 +158,7 @@ def test_states_of_several_tensors(form):
         ode.solve(rate, y0)
 
 
-@pytest.mark.parametrize("solver", ["dopri5", "dpm_solver_23", "kvaerno3"])
+@rows("solver", ["dopri5", "dpm_solver_23", "kvaerno3"])
 def test_adaptive_solves_of_a_model_ask_twice(solver):
     for net in (dropout(), functional, own_generator()):
         with pytest.raises(OdesolveError, match=f"the network {REFUSED}"):
@@ -196,7 +195,7 @@ def test_functions_in_place_and_on_one_buffer_are_no_random_ones():
     assert asked.extra == 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@rows("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_sums_in_another_order_are_no_randomness(dtype):
     """An answer that moves by an ulp in some of its numbers; one that moves by a hundredth in all
     of them."""
@@ -215,8 +214,8 @@ def test_nan_is_left_to_the_solve():
     assert ode.solve(lambda t, y: torch.rand(1) * 0 + torch.nan * y, X).status == ["diverged"] * 3
 
 
-@pytest.mark.parametrize("which", ["f", "g"])
-@pytest.mark.parametrize("way", ["steps", "adaptive", "backprop", "milstein"])
+@rows("which", ["f", "g"])
+@rows("way", ["steps", "adaptive", "backprop", "milstein"])
 def test_stochastic_equations(which, way):
     f, g = (lambda t, y: -y), (lambda t, y: 0.1 + 0 * y)
     noisy = {"f": lambda t, y: -torch.rand_like(y), "g": lambda t, y: torch.rand_like(y)}
@@ -232,8 +231,8 @@ def test_stochastic_equations(which, way):
     assert ode.solve_sde(f, g, X, seed=0, **options).ok
 
 
-@pytest.mark.parametrize("method", ["dopri5", "bosh3", "adaptive_heun"])
-@pytest.mark.parametrize("grad", [False, True])
+@rows("method", ["dopri5", "bosh3", "adaptive_heun"])
+@rows("grad", [False, True])
 def test_torchdiffeq_adaptive(method, grad):
     net = dropout()
     for f in (lambda t, y: net(y, t), lambda t, y: torch.rand_like(y)):
@@ -303,7 +302,7 @@ SAMPLED = {
 }
 
 
-@pytest.mark.parametrize("entry", SAMPLED)
+@rows("entry", SAMPLED)
 def test_sampling_warns_of_layers_in_train_mode(entry):
     call = SAMPLED[entry]
     for layer, told in (
@@ -353,7 +352,7 @@ class Still(Flow):
 
 
 @pytest.mark.filterwarnings("ignore:the latents are")  # those of a network that nobody trained
-@pytest.mark.parametrize("entry", OTHERS)
+@rows("entry", OTHERS)
 def test_statistics_that_change_are_warned_of_everywhere(entry):
     # Samples that see each other have no densities of their own, which is an error besides.
     refused = entry.startswith("log_prob")
@@ -372,7 +371,7 @@ def test_statistics_that_change_are_warned_of_everywhere(entry):
     OTHERS[entry](dropout(False, layer=nn.BatchNorm1d(16)))
 
 
-@pytest.mark.parametrize(
+@rows(
     "options",
     [
         {"log_prob": "flow"},
@@ -408,7 +407,7 @@ def test_k_diffusion_adaptive():
     assert bool(out.isfinite().all())
 
 
-@pytest.mark.parametrize(
+@rows(
     ("layer", "drawn"),
     [
         (nn.Dropout(0.1), True),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from odesolve import trace
+from tests.rows import rows
 
 from .fields import estimates, linear, matrix, on_digits
 
@@ -26,22 +27,22 @@ def rms(x):
     return x.square().mean().sqrt().item()
 
 
-@pytest.mark.parametrize("sigma", FIGURES)
+@rows("sigma", FIGURES)
 def test_xtrace_errs_half_as_much_as_hutchinson(sigma):
     ours, _ = rms_and_stderr(trace.XTrace(PRODUCTS), sigma)
     hutchinson, _ = rms_and_stderr(trace.Hutchinson(PRODUCTS), sigma)
     assert 2 * ours <= hutchinson
 
 
-@pytest.mark.parametrize("sigma", [0.02, 0.05, 0.1, 10.0, 50.0])
+@rows("sigma", [0.02, 0.05, 0.1, 10.0, 50.0])
 def test_xtrace_is_never_worse(sigma):
     ours, _ = rms_and_stderr(trace.XTrace(PRODUCTS), sigma, 60)
     hutchinson, _ = rms_and_stderr(trace.Hutchinson(PRODUCTS), sigma, 60)
     assert ours <= hutchinson
 
 
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0, 3.0])
-@pytest.mark.parametrize(
+@rows("sigma", [0.5, 1.0, 2.0, 3.0])
+@rows(
     "estimator",
     [
         trace.XTrace(PRODUCTS),
@@ -58,8 +59,8 @@ def test_the_standard_error_is_right(estimator, sigma):
     assert stated == pytest.approx(error, rel=0.2)
 
 
-@pytest.mark.parametrize("products", [8, 24, 40])
-@pytest.mark.parametrize("spectrum", ["decaying", "flat", "indefinite", "not symmetric"])
+@rows("products", [8, 24, 40])
+@rows("spectrum", ["decaying", "flat", "indefinite", "not symmetric"])
 def test_the_standard_error_of_xtrace_on_spectra(spectrum, products):
     """Within 15 %: the spread alone says 0.7 of the error on decaying spectra, and all of it where
     J is not symmetric."""

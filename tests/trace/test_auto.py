@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from odesolve import trace
+from tests.products import LONG
+from tests.rows import rows
 
 from .fields import begin, keys, linear, matrix, mlp, on_digits
 from .spectra import CASES, SPECTRA, one_direction, symmetric
@@ -44,7 +46,7 @@ def by_formula(jacobians, products):
     return signs.mean().item() ** 0.5, angles.mean().item() ** 0.5
 
 
-@pytest.mark.parametrize(("name", "products"), CASES)
+@rows(("name", "products"), CASES)
 def test_it_is_never_worse_than_the_best_by_a_tenth(name, products):
     """At equal products. Its draws are those of the two that it chooses from: their errors are not
     noise here."""
@@ -59,19 +61,11 @@ def test_it_is_never_worse_than_the_best_by_a_tenth(name, products):
     assert rms(errors["auto"]) <= 1.1 * best
 
 
-@pytest.mark.parametrize(
-    ("dim", "rank", "products"),
-    [
-        (192, 4, 8),
-        (192, 5, 8),
-        (64, 8, 12),
-        (192, 10, 16),
-        (192, 12, 20),
-        (768, 12, 20),
-        (192, 14, 24),
-        (192, 22, 40),
-    ],
-)
+RANKS = [(192, 4, 8), (64, 8, 12), (192, 10, 16), (192, 22, 40)]
+MORE_RANKS = [(192, 5, 8), (192, 12, 20), (768, 12, 20), (192, 14, 24)]
+
+
+@rows(("dim", "rank", "products"), RANKS + MORE_RANKS * LONG)
 def test_projections_of_ranks_about_half_the_products(dim, rank, products):
     """Where bases leave few directions, what they leave errs alike in all estimates, and so does
     what a pilot sees of it."""
@@ -83,7 +77,7 @@ def test_projections_of_ranks_about_half_the_products(dim, rank, products):
     assert error <= 1.15 * min(xtrace, *by_formula(jacobians, products))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "told"),
     [
         ("flat, 100", "fourier(16)"),
@@ -147,7 +141,7 @@ def test_the_choice_stays():
     assert torch.allclose(again, begin(trace.Fourier(8), x)(linear(low), x)[1][1:], rtol=1e-12)
 
 
-@pytest.mark.parametrize("sigma", [0.5, 2.0])
+@rows("sigma", [0.5, 2.0])
 def test_it_has_no_bias(sigma):
     """The pilot's vectors are its own: 7200 trials, within four standard errors, where both kinds
     are taken."""
@@ -157,7 +151,7 @@ def test_it_has_no_bias(sigma):
     assert values.std(1).square().mean().div(4).sqrt().item() == pytest.approx(rms(error), rel=0.1)
 
 
-@pytest.mark.parametrize(("dim", "products"), [(64, 16), (16, 4), (3, 40)])
+@rows(("dim", "products"), [(64, 16), (16, 4), (3, 40)])
 def test_exact_where_that_is_affordable(dim, products):
     for estimator in (trace.Auto(products), trace.named("auto", dim, products)):
         probes = begin(estimator, torch.zeros(2, dim))

@@ -7,6 +7,7 @@ from torch import nn
 
 from odesolve import trace
 from odesolve.errors import OdesolveError
+from tests.rows import rows
 
 from .fields import HARD, begin, linear, matrix, mlp, true_trace
 
@@ -24,14 +25,14 @@ def values(estimator, f, x):
     return found[:, 0]
 
 
-@pytest.mark.parametrize("estimator", MODES, ids=repr)
+@rows("estimator", MODES, ids=repr)
 def test_matrix(estimator):
     a = torch.randn(7, 7, dtype=torch.float64)
     x = torch.randn(3, 7, dtype=torch.float64)
     assert torch.allclose(values(estimator, linear(a), x), a.trace().expand(3), rtol=1e-14)
 
 
-@pytest.mark.parametrize("estimator", MODES, ids=repr)
+@rows("estimator", MODES, ids=repr)
 def test_images(estimator):
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -43,8 +44,8 @@ def test_images(estimator):
     assert torch.allclose(found, true_trace(net, x), rtol=1e-12)
 
 
-@pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize(("make", "shape"), HARD.values(), ids=HARD)
+@rows("grad", [False, True])
+@rows(("make", "shape"), HARD.values(), ids=HARD)
 def test_networks_that_are_hard_to_transform(make, shape, grad):
     torch.manual_seed(0)
     net = make()
@@ -57,9 +58,7 @@ def test_networks_that_are_hard_to_transform(make, shape, grad):
     assert torch.isfinite(half).all()
 
 
-@pytest.mark.parametrize(
-    "name", ["exact", "hutchinson", "orthogonal", "fourier", "hutchpp", "xtrace"]
-)
+@rows("name", ["exact", "hutchinson", "orthogonal", "fourier", "hutchpp", "xtrace"])
 def test_one_evaluation(name):
     calls = []
 
@@ -72,7 +71,7 @@ def test_one_evaluation(name):
     assert calls == [2]
 
 
-@pytest.mark.parametrize("name", ["exact", "fourier", "hutchpp", "xtrace"])
+@rows("name", ["exact", "fourier", "hutchpp", "xtrace"])
 def test_half_precision_networks(name):
     """Products are taken, and the trace is summed, in the dtype of the state."""
     torch.manual_seed(0)
@@ -102,7 +101,7 @@ def test_a_network_that_forbids_gradients():
     assert torch.equal(values(trace.Exact("forward"), forbidding, x), torch.tensor([6.0, 6.0]))
 
 
-@pytest.mark.parametrize("name", ["exact", "xtrace"])
+@rows("name", ["exact", "xtrace"])
 def test_inference_mode_around_it(name):
     net = mlp(30)
     with torch.inference_mode():
@@ -124,14 +123,14 @@ def test_forward_mode_says_what_it_cannot_do():
         begin(trace.Exact("forward"), x)(f, x)
 
 
-@pytest.mark.parametrize("bad", [lambda x: x[:, :2], lambda x: x.long(), lambda x: (x, x)])
+@rows("bad", [lambda x: x[:, :2], lambda x: x.long(), lambda x: (x, x)])
 def test_fields_of_another_shape(bad):
     x = torch.randn(2, 3)
     with pytest.raises(OdesolveError, match="return floats of the same shape"):
         begin(trace.Exact(), x)(bad, x)
 
 
-@pytest.mark.parametrize("name", ["exact", "hutchinson", "fourier", "hutchpp", "xtrace"])
+@rows("name", ["exact", "hutchinson", "fourier", "hutchpp", "xtrace"])
 def test_graphs_are_kept_only_where_they_are_wanted(name):
     net, x = mlp(30), torch.randn(2, 30, dtype=torch.float64)
     a = matrix(torch.ones(30, dtype=torch.float64))

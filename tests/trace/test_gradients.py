@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from odesolve import trace
+from tests.rows import rows
 
 from .fields import begin, keys, mlp, true_trace
 
@@ -23,7 +24,7 @@ def reference(net, x):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-@pytest.mark.parametrize(
+@rows(
     "estimator",
     [
         trace.Exact(),
@@ -52,7 +53,7 @@ def test_exact_by_finite_differences():
     assert torch.autograd.gradcheck(lambda y: probes(net, y), x)
 
 
-@pytest.mark.parametrize(
+@rows(
     "estimator",
     [
         trace.Hutchinson(4),

@@ -5,6 +5,7 @@ import torch
 
 from odesolve import trace
 from odesolve.trace import xtrace
+from tests.rows import rows
 
 from .fields import begin, keys, linear, matrix
 
@@ -66,9 +67,9 @@ def test_hutchpp_is_what_it_is_defined_as():
         assert torch.allclose(values[b], (q * (a @ q)).sum() + (g * (a @ g)).sum(0), rtol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("rank", [0, 1, 3, 5])
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+@rows("dtype", [torch.float64, torch.float32])
+@rows("rank", [0, 1, 3, 5])
+@rows("estimator", ESTIMATORS, ids=str)
 def test_low_ranks_are_exact(estimator, rank, dtype):
     """With more vectors than the rank nothing is left to estimate, however singular the triangle
     is."""
@@ -82,7 +83,7 @@ def test_low_ranks_are_exact(estimator, rank, dtype):
     assert (values - a.trace()).abs().max().item() <= tolerance * scale
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+@rows("estimator", ESTIMATORS, ids=str)
 def test_a_batch_with_singular_samples(estimator):
     """Zero, the identity and a general Jacobian beside each other: each as it is alone."""
     stack = torch.stack(
@@ -111,9 +112,7 @@ def test_identity_is_exact_for_xtrace():
     assert torch.allclose(values, torch.full((2, K), 1.5 * N, dtype=torch.float64), rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "estimator", [trace.HutchPP(21), trace.XTrace(20), trace.Fourier(20), trace.Auto(6)], ids=str
-)
+@rows("estimator", [trace.HutchPP(21), trace.XTrace(20), trace.Fourier(20), trace.Auto(6)], ids=str)
 def test_exact_where_products_suffice(estimator):
     probes = begin(estimator, torch.zeros(1, N))
     assert (probes.exact, probes.count, probes.products) == (True, 1, N)

@@ -7,13 +7,14 @@ import torch
 from odesolve import trace
 from odesolve.errors import OdesolveError
 from odesolve.trace.draws import frames, gaussians, signs, waves
+from tests.rows import rows
 
 from .fields import begin, estimates, keys, linear, matrix, mlp
 
 NAMES = ["exact", "hutchinson", "gaussian", "orthogonal", "fourier", "hutchpp", "xtrace"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@rows("name", NAMES)
 def test_a_sample_has_its_own_probes(name):
     """However a batch is cut, ordered or repeated."""
     net = mlp(30)
@@ -37,7 +38,7 @@ def few_waves(like, keys, count):
     return waves(like, keys, (count + 1) // 2)
 
 
-@pytest.mark.parametrize("draw", [signs, gaussians, frames, few_waves])
+@rows("draw", [signs, gaussians, frames, few_waves])
 def test_same_bits(draw):
     x = torch.empty(6, 3, 4)
     whole = draw(x, keys(6), 5)
@@ -45,7 +46,7 @@ def test_same_bits(draw):
     assert not torch.equal(draw(x, keys(6, seed=1), 5), whole)
 
 
-@pytest.mark.parametrize("draw", [signs, gaussians, frames])
+@rows("draw", [signs, gaussians, frames])
 def test_second_moments(draw):
     """E[z z^T] = I: within five standard errors of 20 000 draws."""
     z = draw(torch.empty(20_000, 6, dtype=torch.float64), keys(20_000), 2)
@@ -60,7 +61,7 @@ def test_frames_are_at_right_angles():
     assert torch.allclose(gram, 9 * torch.eye(5, dtype=torch.float64).expand(4, -1, -1), atol=1e-12)
 
 
-@pytest.mark.parametrize("law", ["rademacher", "gaussian", "orthogonal"])
+@rows("law", ["rademacher", "gaussian", "orthogonal"])
 def test_variances_are_those_of_the_formulas(law):
     """One probe: 2 (|S|^2 - sum S_ii^2), 2 |S|^2, and 2 D / (D + 2) (|S|^2 - tr^2 / D) for a
     direction of Haar's law."""
@@ -85,7 +86,7 @@ def test_variances_are_those_of_the_formulas(law):
     assert one.var().item() == pytest.approx(expected.item(), rel=0.05)
 
 
-@pytest.mark.parametrize("count", [2, 5, 11])
+@rows("count", [2, 5, 11])
 def test_probes_at_right_angles_err_less_and_say_so(count):
     """var(mean) = var / K (D - K) / (D - 1), and sd / sqrt(K) of the values is its estimate without
     bias."""
@@ -103,9 +104,9 @@ def test_probes_at_right_angles_err_less_and_say_so(count):
     assert square.item() == pytest.approx(error.item(), rel=0.05)
 
 
-@pytest.mark.parametrize("dim", [12, 13])
-@pytest.mark.parametrize("products", [2, 6, 10])
-@pytest.mark.parametrize("kind", ["symmetric", "general"])
+@rows("dim", [12, 13])
+@rows("products", [2, 6, 10])
+@rows("kind", ["symmetric", "general"])
 def test_waves_err_less_than_signs_and_say_so(kind, products, dim):
     """var(mean) = 2 (|S|^2 - sum S_ii^2) / m (N - m) / (N - 1), N = D or D + 1, and sd / sqrt(K) of
     the pairs is its estimate."""
@@ -126,15 +127,15 @@ def test_waves_err_less_than_signs_and_say_so(kind, products, dim):
         )
 
 
-@pytest.mark.parametrize("dim", [12, 13])
+@rows("dim", [12, 13])
 def test_waves_are_exact_on_diagonal_jacobians(dim):
     a = torch.diag(torch.randn(dim, dtype=torch.float64))
     values = estimates(trace.Fourier(4), linear(a), torch.zeros(1, dim, dtype=torch.float64), 10)
     assert torch.allclose(values, a.trace().expand_as(values), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("count", [12, 14, 40])
-@pytest.mark.parametrize(
+@rows("count", [12, 14, 40])
+@rows(
     "kind",
     [
         trace.Hutchinson,
@@ -151,7 +152,7 @@ def test_as_many_probes_as_numbers_are_exact(kind, count):
     assert trace.name_of(kind(count), probes) == "exact"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("make", "message"),
     [
         (lambda: trace.Hutchinson(0), "at least 1"),
@@ -171,7 +172,7 @@ def test_settings_that_cannot_be(make, message):
         make()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "dim", "products", "expected"),
     [
         ("auto", 64, 16, "exact"),

@@ -12,6 +12,7 @@ import odesolve as ode
 from odesolve.objectives import Matching
 from odesolve.objectives.consistency import doubling, progressive
 from odesolve.training import EMA, Growing, Power, Snapshot, fit, recalibrated, reconstructed
+from tests.rows import rows
 
 
 class Net(nn.Module):
@@ -31,7 +32,7 @@ def modes(net):
     return [m.training for m in net.modules()]
 
 
-@pytest.mark.parametrize("how", ["train", "eval", "mixed"])
+@rows("how", ["train", "eval", "mixed"])
 def test_applied_is_in_evaluation_mode_and_back(how):
     """Averages answer alike through the copy and through the source, whatever mode each of its
     modules is in."""
@@ -55,7 +56,7 @@ def test_applied_is_in_evaluation_mode_and_back(how):
     assert modes(net) == before
 
 
-@pytest.mark.parametrize("decay", [0.9, 0.95])
+@rows("decay", [0.9, 0.95])
 def test_the_rate_of_a_grid_that_grows(decay):
     """mu(k) = exp(s_0 log mu_0 / N(k)), with N of the step before the update: mu_0 where N is s_0,
     nearer to 1 later."""
@@ -79,7 +80,7 @@ def test_the_rate_of_a_grid_that_grows(decay):
     assert float(ema.module.weight) == pytest.approx(average, rel=1e-13)
 
 
-@pytest.mark.parametrize(
+@rows(
     "make",
     [
         lambda: Growing(3),
@@ -135,8 +136,8 @@ def test_a_width_that_was_kept_comes_back():
         )
 
 
-@pytest.mark.parametrize("width", [0.06, 0.08, 0.15, 0.2])
-@pytest.mark.parametrize("end", [400, 300])
+@rows("width", [0.06, 0.08, 0.15, 0.2])
+@rows("end", [400, 300])
 def test_widths_that_were_not(width, end):
     """The error of the profile bounds that of the average: Cauchy-Schwarz over the weights along
     the training."""

@@ -8,6 +8,7 @@ import torch
 
 import odesolve as ode
 from odesolve.training import EMA, Exponential, Power
+from tests.rows import rows
 
 
 class Counter(torch.nn.Module):
@@ -37,8 +38,8 @@ def followed(profile, values):
     return net, ema
 
 
-@pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
-@pytest.mark.parametrize("count", [1, 7, 200])
+@rows("decay", [0.5, 0.9, 0.999])
+@rows("count", [1, 7, 200])
 def test_the_lag_of_a_ramp(decay, count):
     """Row 64: of theta_k = k, from the weights 0 at the beginning, the average lags by mu / (1 -
     mu) (1 - mu^K)."""
@@ -49,7 +50,7 @@ def test_the_lag_of_a_ramp(decay, count):
     assert ema.updates == count
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9999])
+@rows("decay", [0.0, 0.5, 0.9999])
 def test_the_correction_leaves_the_beginning_out(decay):
     values = np.random.default_rng(0).normal(size=30)
     _, ema = followed(Exponential(decay, corrected=True), values)
@@ -62,7 +63,7 @@ def test_the_correction_leaves_the_beginning_out(decay):
     assert float(again.module.theta[0]) == 2.0
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.0, 6.94, 16.97])
+@rows("gamma", [0.0, 1.0, 6.94, 16.97])
 def test_the_power_function_average(gamma):
     """The average is that of the piecewise constant weights under (gamma + 1) u^gamma exactly."""
     values = np.random.default_rng(1).normal(size=50)
@@ -159,7 +160,7 @@ def test_a_function_is_a_profile():
     torch.testing.assert_close(ema.module.theta, torch.full((3,), 3.0, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("make", "told"),
     [
         (lambda: EMA(Counter(), 1.0), "decay=1.0"),

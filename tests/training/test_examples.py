@@ -11,6 +11,7 @@ import odesolve as ode
 from odesolve.functions.forward import pushed
 from odesolve.objectives import Matching
 from odesolve.objectives.flow_maps import FlowMap, MeanFlow
+from tests.rows import rows
 
 FILE = Path(__file__).parents[2] / "examples" / "networks.py"
 
@@ -34,7 +35,7 @@ def made(networks, kind, **options):
     return net, torch.randn(5, 2) if kind == "MLP" else torch.randn(5, 1, 8, 8)
 
 
-@pytest.mark.parametrize("kind", ["MLP", "UNet"])
+@rows("kind", ["MLP", "UNet"])
 def test_samples_do_not_see_one_another(networks, kind):
     net, x = made(networks, kind, classes=10)
     t, label = torch.linspace(0.1, 0.9, 5), torch.tensor([0, 3, 9, 10, 1])
@@ -44,7 +45,7 @@ def test_samples_do_not_see_one_another(networks, kind):
     torch.testing.assert_close(out, alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["MLP", "UNet"])
+@rows("kind", ["MLP", "UNet"])
 def test_conditions_and_times_are_seen(networks, kind):
     net, x = made(networks, kind, classes=10, times=2)
     r, t = torch.full((5,), 0.1), torch.full((5,), 0.8)
@@ -61,7 +62,7 @@ def test_conditions_and_times_are_seen(networks, kind):
         net(x, t)
 
 
-@pytest.mark.parametrize("kind", ["MLP", "UNet"])
+@rows("kind", ["MLP", "UNet"])
 def test_flow_maps_differentiate_them(networks, kind):
     """Forward differentiation, by which MeanFlow trains, agrees with a difference of values."""
     net, x = made(networks, kind, times=2)

@@ -9,6 +9,7 @@ import torch
 
 from odesolve.objectives import Terms
 from odesolve.training import EMA, NotFinite, checkpoint, fit
+from tests.rows import rows
 
 POINTS = torch.randn(16, 2, generator=torch.Generator().manual_seed(5))
 HALVES = (torch.float16, torch.bfloat16)
@@ -55,8 +56,8 @@ def trained(objective, steps, **options):
     )
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("first", [0, 5])
+@rows("value", [math.nan, math.inf, -math.inf])
+@rows("first", [0, 5])
 def test_float16_stops_after_so_many_steps_left_out(tmp_path, value, first):
     objective = Spoilt(first, value=value)
     ema = EMA(objective.layer)
@@ -94,8 +95,8 @@ def test_a_run_of_which_nothing_is_left_says_so():
         trained(Spoilt(0), 3, dtype=torch.float16)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@rows("value", [math.nan, math.inf, -math.inf])
+@rows("dtype", [None, torch.bfloat16])
 def test_bfloat16_and_plain_stop_at_once(tmp_path, dtype, value):
     objective = Spoilt(4, value=value)
     with pytest.raises(NotFinite, match="after 4 steps") as error:
@@ -105,8 +106,8 @@ def test_bfloat16_and_plain_stop_at_once(tmp_path, dtype, value):
     assert torch.equal(checkpoint.read(error.value.file).facts["batch"][0], error.value.batch[0])
 
 
-@pytest.mark.parametrize("dtype", [None, *HALVES])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@rows("dtype", [None, *HALVES])
+@rows("value", [math.nan, math.inf])
 def test_losses_that_are_not_finite_stop_in_every_precision(tmp_path, dtype, value):
     layer = torch.nn.Linear(2, 2)
 
@@ -129,7 +130,7 @@ def test_losses_that_are_not_finite_stop_in_every_precision(tmp_path, dtype, val
     assert checkpoint.read(error.value.file).step == 0
 
 
-@pytest.mark.parametrize("how", ["loss", "gradient"])
+@rows("how", ["loss", "gradient"])
 def test_of_several_batches_the_spoilt_one_is_saved(tmp_path, how):
     """Of three batches of a step the second is the one; after it all gradients are NaN."""
     layer, calls = torch.nn.Linear(2, 2), []

@@ -12,6 +12,7 @@ from odesolve.objectives import DiffFlow, Interpolant, Matching, bridges, droppe
 from odesolve.objectives.flow_maps import FlowMap, MeanFlow
 from odesolve.objectives.matching import Terms
 from odesolve.training import EMA, Batches, Exponential, NotFinite, checkpoint, fit, warm_up
+from tests.rows import rows
 
 safetensors = pytest.importorskip("safetensors")
 
@@ -309,9 +310,7 @@ class Spoilt:
         return Terms(terms.loss * self.value, terms.each, terms.t)
 
 
-@pytest.mark.parametrize(
-    "how", [{}, {"value": math.inf}, {"gradient": True}], ids=["nan", "infinite", "gradient"]
-)
+@rows("how", [{}, {"value": math.inf}, {"gradient": True}], ids=["nan", "infinite", "gradient"])
 def test_a_loss_that_is_not_finite_stops(tmp_path, how):
     net, objective, optimiser, ema = built()
     data = Batches(POINTS, {"label": LABELS}, 16)
@@ -478,7 +477,7 @@ def test_it_learns():
     assert abs(float(ema.module.weight) - exact) < 1e-2
 
 
-@pytest.mark.parametrize(
+@rows(
     ("options", "told"),
     [
         ({"dtype": torch.float64}, "torch.bfloat16 or torch.float16"),

@@ -12,6 +12,7 @@ import odesolve as ode
 from odesolve import objectives as obj
 from odesolve.errors import OdesolveError
 from odesolve.training import EMA, Batches, Growing, fit, recalibrated
+from tests.rows import rows
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
 LINEAR = ode.paths.Linear()
@@ -42,7 +43,7 @@ def scalar(value):
     return lambda x, generator=None: value
 
 
-@pytest.mark.parametrize(
+@rows(
     ("optimiser", "told"),
     [
         (lambda net: optim.LBFGS(net.parameters()), "LBFGS"),
@@ -53,14 +54,14 @@ def scalar(value):
         ),
     ],
 )
-@pytest.mark.parametrize("dtype", [None, torch.float16])
+@rows("dtype", [None, torch.float16])
 def test_optimisers_that_move_nothing(optimiser, told, dtype):
     net = Net()
     with pytest.raises(OdesolveError, match=told):
         trained(net, optimiser=optimiser(net), dtype=dtype)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("net", "options", "told"),
     [
         (frozen, {}, "has no gradient"),
@@ -115,7 +116,7 @@ def test_schedules_that_end_before_the_training():
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("data", "cond", "told"),
     [
         (TensorDataset(X), None, "DataLoader"),
@@ -134,7 +135,7 @@ def test_data_without_rows_of_numbers(data, cond, told):
         trained(Net(), data, cond=cond)
 
 
-@pytest.mark.parametrize("kind", [">f4", ">f8", np.longdouble])
+@rows("kind", [">f4", ">f8", np.longdouble])
 def test_arrays_of_other_byte_orders_and_widths(kind):
     given, plain = (Batches(X.numpy().astype(k), batch=4)(0)[0][0] for k in (kind, np.float64))
     assert torch.equal(given.double(), plain)
@@ -142,9 +143,7 @@ def test_arrays_of_other_byte_orders_and_widths(kind):
     assert torch.equal(X[labels[1]["y"].long()], labels[0][0])
 
 
-@pytest.mark.parametrize(
-    "parts", [{"network": Net()}, {"ema": Net()}, {"torch": Net()}, {"mine": 3}]
-)
+@rows("parts", [{"network": Net()}, {"ema": Net()}, {"torch": Net()}, {"mine": 3}])
 def test_parts_that_hide_others_or_have_no_state(parts, tmp_path):
     pytest.importorskip("safetensors")
     with pytest.raises(OdesolveError, match="parts"):
@@ -163,9 +162,7 @@ def sequence(gamma, milestone, chained=False):
     return of
 
 
-@pytest.mark.parametrize(
-    ("gamma", "milestone", "chained"), [(0.5, 2, False), (0.9, 1, False), (0.5, 2, True)]
-)
+@rows(("gamma", "milestone", "chained"), [(0.5, 2, False), (0.9, 1, False), (0.5, 2, True)])
 def test_schedules_within_schedules_are_compared(gamma, milestone, chained, tmp_path):
     pytest.importorskip("safetensors")
 
@@ -202,7 +199,7 @@ def test_averages_of_what_is_not_known():
             Growing(lambda k, points=points: points)(1)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@rows("bad", [float("nan"), float("inf")])
 def test_statistics_of_broken_data_are_refused_and_undone(bad):
     net = nn.BatchNorm1d(3)
     with pytest.raises(OdesolveError, match="finite data"), recalibrated(net):

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import odesolve as ode
 from odesolve.objectives import Matching, Terms
 from odesolve.training import Batches, NotFinite, checkpoint, fit
+from tests.rows import rows
 
 N = 12
 POINTS = torch.arange(float(N))[:, None].repeat(1, 2)  # the number of a sample is its value
@@ -81,14 +82,14 @@ def seen_by(data, steps=5, **options):
     return seen
 
 
-@pytest.mark.parametrize("kind", NUMBERED)
+@rows("kind", NUMBERED)
 def test_numbers_come_with_their_samples(kind):
     for x, cond in seen_by(POINTS, cond={"y": NUMBERED[kind]}, batch=4):
         assert isinstance(cond["y"], torch.Tensor)
         assert torch.equal(cond["y"].float(), x[:, 0])
 
 
-@pytest.mark.parametrize("kind", WORDS)
+@rows("kind", WORDS)
 def test_words_come_with_their_samples(kind):
     batches = seen_by(POINTS, cond={"y": WORDS[kind], "scale": 2.0, "mode": "cat"}, batch=4)
     assert [int(v) for x, _ in batches[:3] for v in x[:, 0]] != list(range(N))  # they are shuffled
@@ -118,7 +119,7 @@ def test_data_sets_of_arrays():
         assert torch.equal(x[:, 0], cond["y"].float())
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cond", "told"),
     [
         ({"y": object()}, r"cond\['y'\] is <object"),
@@ -165,7 +166,7 @@ LOADERS = {
 }
 
 
-@pytest.mark.parametrize("kind", LOADERS)
+@rows("kind", LOADERS)
 def test_loaders_and_functions(kind):
     data, names = LOADERS[kind]
     for x, cond in seen_by(data, cond=names):
@@ -174,7 +175,7 @@ def test_loaders_and_functions(kind):
             assert list(cond["caption"]) == [f"row {int(v)}" for v in x[:, 0]]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("data", "cond", "told"),
     [
         ([(POINTS, "a word")], None, "name those of"),

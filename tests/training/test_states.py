@@ -12,6 +12,8 @@ import odesolve as ode
 from odesolve import objectives as obj
 from odesolve.objectives import bridges, consistency, couplings, dropped, times
 from odesolve.training import EMA, Growing, checkpoint, describe, fit
+from tests.products import diagonal
+from tests.rows import rows
 
 pytest.importorskip("safetensors")
 POINTS = torch.randn(24, 2, generator=torch.Generator().manual_seed(5))
@@ -278,10 +280,15 @@ def same(a, b):
         assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))  # norms that overflowed float16
 
 
-@pytest.mark.parametrize(
-    "dtype", [None, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"]
-)
-@pytest.mark.parametrize("kind", KINDS)
+HALVES = [torch.bfloat16, torch.float16]
+# every kind in float32, in turns in one of the halves, and the one that bfloat16 refuses
+PRECISIONS = [
+    *((kind, None) for kind in KINDS),
+    *diagonal(list(KINDS), HALVES, hard=[("likelihood", torch.bfloat16)]),
+]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), PRECISIONS)
 def test_every_objective_goes_on_bitwise(tmp_path, kind, dtype):
     """Stopped three times: before the first checkpoint of its own, at one, and between two."""
     # its differences are no derivative, which is told
@@ -342,7 +349,7 @@ BY_GLOBALS = {
 }
 
 
-@pytest.mark.parametrize("kind", BY_GLOBALS)
+@rows("kind", BY_GLOBALS)
 def test_functions_of_globals_go_on_bitwise(tmp_path, kind, monkeypatch):
     def run(steps, folder):
         torch.manual_seed(0)
@@ -374,7 +381,7 @@ def test_weights_that_an_objective_learns_are_trained_by_an_optimiser_by_name():
     assert float(weight.log.detach()) != 0.0
 
 
-@pytest.mark.parametrize("name", ["uncertainty", "weight"])
+@rows("name", ["uncertainty", "weight"])
 def test_weights_that_an_optimiser_does_not_know_are_refused(name):
     net = Net()
     learned = obj.Uncertainty(LINEAR, 4) if name == "uncertainty" else Learned()
@@ -399,7 +406,7 @@ class Carrying(Net):
         return super().forward(x, sum(times))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@rows("kind", NETWORKS)
 def test_the_network_of_every_objective_is_known(tmp_path, kind):
     net = Carrying()
     before = [w.clone() for w in net.parameters()]
@@ -461,8 +468,8 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("kind", CHANGED)
-@pytest.mark.parametrize("where", ["weight", "schedule"])
+@rows("kind", CHANGED)
+@rows("where", ["weight", "schedule"])
 def test_changed_functions_are_refused(tmp_path, kind, where):
     def trained(f):
         net = torch.manual_seed(0) and Net()
@@ -483,7 +490,7 @@ def closing(c):
     return lambda path, t: c * t
 
 
-@pytest.mark.parametrize(
+@rows(
     ("first", "second"),
     [
         (closing(2.0), closing(3.0)),
@@ -530,7 +537,7 @@ def groups(net, first=1e-2, second=1e-3, decay=0.0):
     return torch.optim.AdamW(layers, first)
 
 
-@pytest.mark.parametrize("changed", [{"first": 2e-2}, {"second": 2e-3}, {"decay": 0.1}])
+@rows("changed", [{"first": 2e-2}, {"second": 2e-3}, {"decay": 0.1}])
 def test_changed_rates_in_groups_are_refused(tmp_path, changed):
     def trained(steps, **rates):
         torch.manual_seed(0)
@@ -621,7 +628,7 @@ def test_schedules_that_cannot_be_used():
             fit(obj.Matching(model(net)), POINTS, 1, optimiser=mine, **options)
 
 
-@pytest.mark.parametrize("word", ["optimiser", "optimizer"])
+@rows("word", ["optimiser", "optimizer"])
 def test_both_spellings(word):
     net = Net()
     assert len(fit(obj.Matching(model(net)), POINTS, 1, batch=8, **{word: "adamw(lr=1e-3)"})) == 1

@@ -9,6 +9,8 @@ import torch
 
 import odesolve as ode
 from odesolve.wiring.readings import Wiring
+from tests.products import LONG
+from tests.rows import rows
 
 PATHS = {
     "vp": ode.paths.VP(),
@@ -30,7 +32,7 @@ def aspects(found):
     return {f.about for f in found.findings if f.verdict == "wrong"}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "predicts", "scale"),
     [
         ("vp", "noise", 1.0),
@@ -52,7 +54,7 @@ def test_what_is_right_passes(path, predicts, scale):
     assert found.best is found.declared
 
 
-@pytest.mark.parametrize(
+@rows(
     ("true", "declared", "about", "typed"),
     [
         (("vp", "v", 1.0), ("vp", "noise", 1.0), {"prediction"}, 'predicts="v"'),
@@ -166,10 +168,11 @@ def test_a_gaussian_cloud_does_not_show_training():
     assert found.ok
 
 
-@pytest.mark.parametrize(
-    ("path", "predicts"),
-    [("linear", "data"), ("vp", "noise"), ("edm", "edm"), ("flow", "velocity")],
-)
+# The others without data are asked about above: here they are in the long suite alone.
+CLOUDS = [("linear", "data"), ("edm", "edm")] + [("vp", "noise"), ("flow", "velocity")] * LONG
+
+
+@rows(("path", "predicts"), CLOUDS)
 def test_gaussian_clouds_without_data(path, predicts):
     cloud = ode.problems.gaussian([0.3, -0.2], std=0.5)
     found = ode.check(cloud.model(PATHS[path], predicts), noise=(128, 2))
@@ -225,7 +228,7 @@ def test_what_time_is_short_for_is_said():
     assert found.best is not None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("arguments", "message"),
     [
         ({}, "give data="),

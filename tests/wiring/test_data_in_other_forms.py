@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import odesolve as ode
 from odesolve.errors import OdesolveError
+from tests.rows import rows
 
 MODEL = ode.Model(lambda x, t: x, ode.paths.VP(), "noise")
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -42,7 +43,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize(("make", "said"), FORMS)
+@rows(("make", "said"), FORMS)
 def test_it_says_what_to_type(make, said):
     with pytest.raises(OdesolveError) as told:
         ode.check(MODEL, make())
@@ -55,6 +56,6 @@ def test_what_it_says_can_be_typed():
         assert torch.equal(eval(typed, {"torch": torch, "data": data}), X)
 
 
-@pytest.mark.parametrize("data", [X, X.numpy(), X.tolist(), np.asarray(X)])
+@rows("data", [X, X.numpy(), X.tolist(), np.asarray(X)])
 def test_rows_of_numbers_are_data(data):
     assert ode.check(MODEL, data, seconds=0.5).status

@@ -8,8 +8,12 @@ import odesolve as ode
 from odesolve.errors import OdesolveError
 from odesolve.process.progress import Bar
 from odesolve.wiring import look
+from tests.products import LONG
+from tests.rows import rows
 
 PATH = ode.paths.Linear()
+# Behaviour is looked at first: what is asked of it alone needs no readings.
+AT_ONCE = {"seconds": 0.01}
 
 
 class Small(nn.Module):
@@ -51,7 +55,7 @@ def learned():
     return net.requires_grad_(False)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "predicts", "wrong"),
     [
         (PATH, "velocity", set()),
@@ -68,7 +72,7 @@ def test_a_trained_network(learned, path, predicts, wrong):
     assert found["training"].verdict == "right"
 
 
-@pytest.mark.parametrize("predicts", ["velocity", "noise", "data", "v"])
+@rows("predicts", ["velocity", "noise"] + ["data", "v"] * LONG)
 def test_an_untrained_network_is_said_to_be_one(predicts):
     torch.manual_seed(3)
     found = ode.check(ode.Model(Small(), PATH, predicts), halves(800, 2))
@@ -101,13 +105,13 @@ def test_a_network_that_has_learned_little_is_not_read_wrong():
     assert "linear filter" in found["training"].says
 
 
-@pytest.mark.parametrize("predicts", ["data", "score"])
+@rows("predicts", ["data", "score"])
 def test_a_network_that_has_learned_little_is_seen_to_be_read_wrong(predicts):
     found = ode.check(ode.Model(filtering, ode.paths.VP(), predicts), squares(800))
     assert found["prediction"].typed == 'predicts="noise"', found
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5, -1.0])
+@rows("share", [1.0, -1.0] + [0.5] * LONG)
 def test_an_untrained_network_that_passes_its_input_on_is_said_to_be_one(share):
     torch.manual_seed(3)
     small = Small()
@@ -118,32 +122,30 @@ def test_an_untrained_network_that_passes_its_input_on_is_said_to_be_one(share):
     assert "untrained" in found["training"].says
 
 
-@pytest.mark.parametrize(
-    ("layer", "named"), [(nn.Dropout(0.2), "dropout"), (nn.BatchNorm1d(64), "BatchNorm1d")]
-)
+@rows(("layer", "named"), [(nn.Dropout(0.2), "dropout"), (nn.BatchNorm1d(64), "BatchNorm1d")])
 def test_train_mode(layer, named):
     net = Small(layer).train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    found = ode.check(ode.Model(net, PATH, "velocity"), halves(100))
+    found = ode.check(ode.Model(net, PATH, "velocity"), halves(100), **AT_ONCE)
     assert found["mode"].verdict == "wrong"
     assert named in found["mode"].says
     assert found["mode"].typed == "net.eval()"
     assert all(m.training for m in net.modules())
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    assert (
-        ode.check(ode.Model(net.eval(), PATH, "velocity"), halves(100))["mode"].verdict == "right"
-    )
+    found = ode.check(ode.Model(net.eval(), PATH, "velocity"), halves(100), **AT_ONCE)
+    assert found["mode"].verdict == "right"
 
 
 def test_rows_that_see_each_other(learned):
     model = ode.Model(lambda x, t: learned(x - x.mean(0), t), PATH, "velocity")
-    assert ode.check(model, halves(400))["rows"].verdict == "doubt"
-    assert ode.check(ode.Model(learned, PATH, "velocity"), halves(400))["rows"].verdict == "right"
+    assert ode.check(model, halves(400), **AT_ONCE)["rows"].verdict == "doubt"
+    right = ode.Model(learned, PATH, "velocity")
+    assert ode.check(right, halves(400), **AT_ONCE)["rows"].verdict == "right"
 
 
 def test_random_answers(learned):
     model = ode.Model(lambda x, t: learned(x, t) + 0.1 * torch.randn_like(x), PATH, "velocity")
-    found = ode.check(model, halves(400))
+    found = ode.check(model, halves(400), **AT_ONCE)
     assert found["repeated"].verdict == "wrong"
 
 
@@ -156,7 +158,7 @@ def test_answers_that_are_not_finite():
 def test_channels_last_and_bytes():
     problem = ode.problems.digits()
     net = problem.model(ode.paths.VP(), "noise").net
-    pictures = problem.sample(200, seed=2)
+    pictures = problem.sample(100, seed=2)
 
     def strict(x, t):
         if x.shape[1] != 1:
@@ -174,14 +176,15 @@ def test_channels_last_and_bytes():
     assert found["data"].typed == "x / 127.5 - 1"
 
 
-@pytest.mark.parametrize(
-    ("given", "typed"),
-    [(lambda x: (x + 1) / 2, "2 * x - 1"), (lambda x: (x + 1) * 127.5, "x / 127.5 - 1")],
-    ids=["from 0 to 1", "from 0 to 255"],
-)
+# Bytes are asked about above, too: here in the long suite alone.
+SCALED = [(lambda x: (x + 1) / 2, "2 * x - 1")]
+SCALED += [(lambda x: (x + 1) * 127.5, "x / 127.5 - 1")] * LONG
+
+
+@rows(("given", "typed"), SCALED)
 def test_data_of_another_scale(given, typed):
     problem = ode.problems.digits()
-    pictures = problem.sample(300, seed=2)
+    pictures = problem.sample(100, seed=2)
     found = ode.check(problem.model(ode.paths.VP(), "noise"), given(pictures))
     assert found["data"].verdict == "wrong"
     assert found["prediction"].verdict == "right"
@@ -220,7 +223,7 @@ def test_conditions_that_are_missing_or_too_few():
         ode.check(model.given(y=torch.zeros(7, dtype=torch.long)), x)
 
 
-@pytest.mark.parametrize("scale", [1.0, 100.0], ids=["as meant", "of another scale"])
+@rows("scale", [1.0, 100.0], ids=["as meant", "of another scale"])
 def test_no_more_readings_are_counted_than_were_announced(scale, monkeypatch):
     told = []
 
