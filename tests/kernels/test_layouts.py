@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from odesolve.kernels import control, philox, reference
 from odesolve.kernels.reference import ErrorNorm
 
-from .apart import interpreted
 from .layouts import Case, dense
 
 INTERPRETED = os.environ.get("ODESOLVE_BACKEND") == "triton"
@@ -282,8 +281,3 @@ def test_any_layout(op, backend):
         assert case.nothing_else_was_written()
 
     one()
-
-
-@pytest.mark.apart
-def test_any_layout_in_the_interpreter():
-    interpreted(__file__)

@@ -14,8 +14,6 @@ from odesolve.kernels.reference import ErrorNorm
 
 import odesolve as ode
 
-from .apart import interpreted
-
 BACKENDS = {"active": dispatch, "reference": reference}
 KEYS = philox.keys(1, torch.arange(2))
 X = torch.arange(6.0).view(2, 3)
@@ -287,8 +285,3 @@ def test_an_output_that_repeats_itself():
             backend.combine([torch.ones(1, 3).expand(2, 3)], [X], ONE, [-1])
         with pytest.raises((RuntimeError, ode.OdesolveError)):
             backend.inner(torch.ones(1).expand(2), X, X)
-
-
-@pytest.mark.apart
-def test_the_same_in_the_interpreter():
-    interpreted(__file__)
