@@ -9,11 +9,10 @@ from .apart import interpreted
 
 OTHERS = "reductions or normal or tuning"
 PARTS = {
-    "combine": ["triton_checks.py", "-k", f"not ({OTHERS})"],
-    "others": ["triton_checks.py", "triton_path_checks.py", "triton_window_checks.py"],
+    "combine": ["triton_checks.py", "triton_window_checks.py", "-k", f"not ({OTHERS})"],
+    "others": ["triton_checks.py", "triton_path_checks.py", "-k", f"{OTHERS} or path_checks"],
     "alike": ["test_control.py", "test_sums.py", "test_refused.py"],
 }
-PARTS["others"] += ["-k", f"{OTHERS} or path_checks or window_checks"]
 
 
 @pytest.mark.apart
