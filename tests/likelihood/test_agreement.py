@@ -13,6 +13,7 @@ from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 import odesolve as ode
 from odesolve.likelihood.agreement import apart
 from odesolve.likelihood.result import UNSOLVED
+from tests.products import diagonal, product
 
 TWO = ode.problems.mixture(
     [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
@@ -50,9 +51,10 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize(
+    ("way", "name", "batch"),
+    product(list(WAYS.values()), list(PATHS), [1, 32]),
+)
 def test_exact_problems_are_not_told_of(name, way, batch):
     path, predicts = PATHS[name]
     model = TWO.model(path, predicts)
@@ -60,8 +62,10 @@ def test_exact_problems_are_not_told_of(name, way, batch):
         assert told(lambda x=x: ode.log_prob(model, x, tol=0.3, **way))[1] == []
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    ("name", "way"),
+    diagonal(list(PATHS), list(WAYS.values()), times=2),
+)
 def test_data_in_another_scale(name, way):
     """Data of a network for numbers about 1 as bytes, one of 0 to 255."""
     path, predicts = PATHS[name]

@@ -12,6 +12,7 @@ from torch import nn
 import odesolve as ode
 from odesolve import paths, problems
 from odesolve.likelihood.reach import factor, reach
+from tests.products import product
 
 LEVELS = (0.8, 0.95)
 HELD = {0.8: 0.77, 0.95: 0.93}
@@ -51,9 +52,10 @@ def test_batches_that_are_alike(law, count):
         assert wide < (1.5 if count > 2 else 1.6)
 
 
-@pytest.mark.parametrize("scale", list(SCALES)[1:])
-@pytest.mark.parametrize("count", [2, 4, 8, 32])
-@pytest.mark.parametrize("batch", [5, 20, 300])
+@pytest.mark.parametrize(
+    ("scale", "count", "batch"),
+    product(list(SCALES)[1:], [2, 4, 8, 32], [5, 20, 300]),
+)
 def test_batches_whose_samples_differ(batch, count, scale):
     """The pooled spread alone would hold 91 % at 95 % where a third of the samples have all of the
     error."""

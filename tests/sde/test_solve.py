@@ -12,6 +12,7 @@ from odesolve.kernels import dispatch, philox
 import odesolve as ode
 from odesolve import OdesolveError
 from odesolve.noise.stream_numbers import STEPS
+from tests.products import diagonal
 
 WIDE = {"dtype": torch.float64}
 ADDITIVE = ("euler_maruyama", "euler_heun", "stochastic_heun", "midpoint", "sra1", "shark")
@@ -81,8 +82,10 @@ def test_without_noise_it_is_an_ode(solver, noise, calculus):
         assert torch.allclose(sol.last, exact, rtol=4e-3)
 
 
-@pytest.mark.parametrize(("solver", "noise", "calculus"), CASES)
-@pytest.mark.parametrize("tree", [False, True])
+@pytest.mark.parametrize(
+    ("solver", "noise", "calculus", "tree"),
+    [(*a, b) for a, b in diagonal(list(CASES), [False, True])],
+)
 def test_a_sample_has_the_same_bits_in_any_batch(solver, noise, calculus, tree):
     y0 = start(8, 5, dtype=torch.float32)
 

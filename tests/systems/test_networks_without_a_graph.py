@@ -11,6 +11,7 @@ import torch
 
 import odesolve as ode
 from odesolve.integrations import torchdiffeq, torchsde
+from tests.products import diagonal
 
 # a graph of parameters alone is none
 WEIGHT = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
@@ -76,9 +77,9 @@ def guided(net, uncond):
     )
 
 
-@lost
-@pytest.mark.parametrize("options", DENSITIES.values(), ids=DENSITIES)
-def test_densities_of_models(net, options):
+@pytest.mark.parametrize(("way", "net"), diagonal(list(DENSITIES), LOST, times=3))
+def test_densities_of_models(way, net):
+    options = DENSITIES[way]
     with pytest.raises(ode.OdesolveError, match="does not depend on its input"):
         ode.log_prob(model_of(net), X, **options)
 
@@ -222,9 +223,10 @@ def gradient(solve, adjoint, f, **more):
         return torch.autograd.grad(solve(adjoint, f, y, **more).sum(), y)[0]
 
 
-@lost
-@solves
-def test_gradients_of_solves(net, solve, adjoint):
+@pytest.mark.parametrize(
+    ("solve", "adjoint", "net"), [(*way, net) for way, net in diagonal(SOLVES, LOST, times=3)]
+)
+def test_gradients_of_solves(solve, adjoint, net):
     with pytest.raises(ode.OdesolveError, match="depends on y in a way that autograd does not see"):
         gradient(solve, adjoint, lambda t, y: net(y))
 
