@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.likelihood import dependence
 from tests.products import product
+from tests.rows import rows
 
 
 def network(width, dtype=torch.float64, act=torch.nn.SiLU, gain=2.0):
@@ -102,7 +103,7 @@ def test_other_networks_pass(net, x):
     assert dependence.of_model(model(net), x.double()) in (3, 6, 9)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("dtype", "act", "gain", "width"),
     product(
         [torch.float32, torch.float64, torch.bfloat16],

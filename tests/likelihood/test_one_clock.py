@@ -12,7 +12,8 @@ import odesolve as ode
 from odesolve.integrations.k_diffusion.likelihood import log_likelihood
 from odesolve.likelihood import clock, dependence
 from odesolve.likelihood.flow import PathFlow
-from tests.products import product
+from tests.products import diagonal, product
+from tests.rows import rows
 
 TWO = ode.problems.mixture(
     [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
@@ -60,8 +61,10 @@ def one_clock(model, read):
     )
 
 
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
-@pytest.mark.parametrize("batch", [2, 3, 8])
+@pytest.mark.parametrize(
+    ("read", "batch"),
+    diagonal(list(READS.values()), [2, 3, 8]),
+)
 def test_functions_of_one_clock(read, batch):
     f, x = lambda t, x: velocity(read(t), x), data(batch)
     want = ode.log_prob(velocity, x).value
@@ -103,8 +106,10 @@ def test_networks_of_one_clock(name, way, batch):
             ode.log_prob(one_clock(model, read), x, **way, tol=0.1)
 
 
-@pytest.mark.parametrize("way", ["nodes", "along"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "way"),
+    diagonal(list(MODELS), ["nodes", "along"]),
+)
 def test_networks_of_one_clock_are_right_on_one_clock(name, way):
     path, predicts = MODELS[name]
     model, x = TWO.model(path, predicts), TWO.sample(4, seed=1)
@@ -153,7 +158,7 @@ def network(dtype, clocked=True, norm=False):
 PATHS = {"VP": ode.paths.VP(), "flow": ode.paths.Linear(), "discrete": ode.paths.Discrete.ddpm()}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("dtype", "clocked", "name", "batch"),
     product([torch.float64, torch.float32, torch.bfloat16], [True, False], list(PATHS), [1, 2, 7]),
 )

@@ -13,6 +13,7 @@ import odesolve as ode
 from odesolve import paths, problems
 from odesolve.likelihood.reach import factor, reach
 from tests.products import product
+from tests.rows import rows
 
 LEVELS = (0.8, 0.95)
 HELD = {0.8: 0.77, 0.95: 0.93}
@@ -64,8 +65,8 @@ def test_batches_whose_samples_differ(batch, count, scale):
             assert held(law, scale, count, batch, level)[0] >= HELD[level]
 
 
-@pytest.mark.parametrize("count", [2, 4, 8, 32])
-@pytest.mark.parametrize("batch", [1, 2, 5])
+@rows("count", [2, 4, 8, 32])
+@rows("batch", [1, 2, 5])
 def test_few_samples(batch, count):
     for law in LAWS:
         for level in LEVELS:
@@ -157,8 +158,8 @@ ESTIMATORS += [(name, 8) for name in ("hutchinson", "gaussian", "orthogonal", "f
 ESTIMATORS += [("hutchpp", 6), ("hutchpp", 12), ("xtrace", 12), ("hutchinson", 12)]
 
 
-@pytest.mark.parametrize(("name", "products"), ESTIMATORS)
-@pytest.mark.parametrize("flow", ["a trained flow", "one direction"])
+@rows(("name", "products"), ESTIMATORS)
+@rows("flow", ["a trained flow", "one direction"])
 def test_densities(flow, name, products):
     """300 samples: the solver's error is left out, as the exact values were solved alike."""
     model, x, options, exact = case(flow)

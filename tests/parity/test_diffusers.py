@@ -8,6 +8,7 @@ import torch
 from odesolve import Writer, grids
 from odesolve.solvers.generator import data_row
 from tests.products import diagonal, product
+from tests.rows import rows
 
 from .peers import PREDICTS, PROBLEM, TOLERANCE, Scheduler, gap, ours, scheduler, start
 
@@ -113,16 +114,14 @@ def compare(peer: Scheduler, prediction: str, solver: str, options: dict, **argu
 
 
 @pytest.mark.filterwarnings(DEPRECATED, NUMPY)
-@pytest.mark.parametrize(("name", "config", "solver", "options"), list(cases()))
+@rows(("name", "config", "solver", "options"), list(cases()))
 def test_scheduler_is_our_plan(name, config, solver, options):
     peer = scheduler(f"{name}Scheduler", 8, **config)
     assert compare(peer, config["prediction_type"], solver, options) < TOLERANCE
 
 
 @pytest.mark.filterwarnings(DEPRECATED, NUMPY)
-@pytest.mark.parametrize(
-    "row", TABLE, ids=lambda row: "-".join([row[0], *map(str, row[1].values())])
-)
+@rows("row", TABLE, ids=lambda row: "-".join([row[0], *map(str, row[1].values())]))
 def test_scheduler_as_shipped(row):
     """With its float32 coefficients and casts; the rounding of 8 such steps is all that differs."""
     name, config, solver, options, spacings, predictions = row

@@ -125,7 +125,7 @@ def test_methods_in_log_snr_are_one_sampler_on_all_paths(name, path):
         assert all(abs(a[k] - b[k]) < ROUNDING * max(map(abs, b.values())) for k in a)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "path"),
     diagonal(list(ode.solvers()), list(PATHS.values()), times=2),
 )

@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve import grids, paths
 from tests.products import diagonal, product
+from tests.rows import rows
 
 from .peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, ours, start
 
@@ -63,7 +64,7 @@ def difference(row, model, denoiser, sigmas) -> float:
     return gap(ours(model, start() * sigmas[0] * alpha, solver, grid, **options), theirs)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("row", "grid"),
     diagonal([*ONE_EVALUATION, *INNER_STAGES], list(GRIDS), times=2),
 )
@@ -73,7 +74,7 @@ def test_denoisers_on_the_edm_path(row, grid):
         assert difference(row, model, model.net, GRIDS[grid](8)) < TOLERANCE
 
 
-@pytest.mark.parametrize(
+@rows(
     ("row", "grid"),
     diagonal([*ONE_EVALUATION, *INNER_STAGES], list(GRIDS), times=2),
 )

@@ -168,7 +168,7 @@ def test_apply_between_evaluation_and_use():
         )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("solver", "path"),
     diagonal(list(ode.solvers()), [paths.VP(), paths.Linear().flipped()]),
 )

@@ -32,7 +32,7 @@ ddim: 3 steps, 3 evaluations, {"name":"VP","beta_min":0.1,"beta_max":20.0}
   result: x3"""
 
 
-@pytest.mark.parametrize(
+@rows(
     ("solver", "path"),
     diagonal(list(SOLVERS), [paths.VP(), paths.Linear().flipped(), paths.Discrete.ddpm()]),
 )

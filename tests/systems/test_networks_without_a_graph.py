@@ -12,6 +12,7 @@ import torch
 import odesolve as ode
 from odesolve.integrations import torchdiffeq, torchsde
 from tests.products import diagonal
+from tests.rows import rows
 
 # a graph of parameters alone is none
 WEIGHT = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
@@ -77,7 +78,7 @@ def guided(net, uncond):
     )
 
 
-@pytest.mark.parametrize(("way", "net"), diagonal(list(DENSITIES), LOST, times=3))
+@rows(("way", "net"), diagonal(list(DENSITIES), LOST, times=3))
 def test_densities_of_models(way, net):
     options = DENSITIES[way]
     with pytest.raises(ode.OdesolveError, match="does not depend on its input"):
@@ -138,7 +139,7 @@ def test_each_branch_of_guidance(net, branch):
 
 
 @lost
-@pytest.mark.parametrize("kind", ["data", "noise", "score", "velocity", "v", "edm"])
+@rows("kind", ["data", "noise", "score", "velocity", "v", "edm"])
 def test_predictions(net, kind):
     with pytest.raises(ode.OdesolveError, match="does not depend on its input"):
         getattr(model_of(net), kind)(X.clone().requires_grad_(), 0.5)
@@ -223,9 +224,7 @@ def gradient(solve, adjoint, f, **more):
         return torch.autograd.grad(solve(adjoint, f, y, **more).sum(), y)[0]
 
 
-@pytest.mark.parametrize(
-    ("solve", "adjoint", "net"), [(*way, net) for way, net in diagonal(SOLVES, LOST, times=3)]
-)
+@rows(("solve", "adjoint", "net"), [(*way, net) for way, net in diagonal(SOLVES, LOST, times=3)])
 def test_gradients_of_solves(solve, adjoint, net):
     with pytest.raises(ode.OdesolveError, match="depends on y in a way that autograd does not see"):
         gradient(solve, adjoint, lambda t, y: net(y))

@@ -13,6 +13,7 @@ from torch.autograd import functional as twice
 import odesolve as ode
 from odesolve.integrations import k_diffusion, torchdiffeq, torchsde
 from tests.products import diagonal
+from tests.rows import rows
 
 X = torch.tensor([[0.5, -0.2], [0.3, 0.1]], dtype=torch.float64)
 V = torch.tensor([[1.0, -0.5], [0.2, 0.7]], dtype=torch.float64)
@@ -184,14 +185,14 @@ def named(cases):
 ENTRIES = {f"{name}, closed": call for name, call in CLOSED.items()} | CONNECTED
 
 
-@pytest.mark.parametrize(("call", "how"), diagonal(list(ENTRIES), list(FORWARDS), times=2))
+@rows(("call", "how"), diagonal(list(ENTRIES), list(FORWARDS), times=2))
 def test_forward_differentiation_is_refused(call, how):
     with pytest.raises(ode.OdesolveError, match=r'adjoint="backprop" and torch\.autograd\.grad'):
         FORWARDS[how](ENTRIES[call])
 
 
-@pytest.mark.parametrize("call", **named(CONNECTED))
-@pytest.mark.parametrize("how", **named(SECONDS))
+@rows("call", **named(CONNECTED))
+@rows("how", **named(SECONDS))
 def test_second_derivatives_are_refused(call, how):
     with pytest.raises(ode.OdesolveError, match="no gradients of their own"):
         how(call)
