@@ -191,8 +191,8 @@ def test_forward_differentiation_is_refused(call, how):
         FORWARDS[how](ENTRIES[call])
 
 
-@rows("call", **named(CONNECTED))
-@rows("how", **named(SECONDS))
+@pytest.mark.parametrize("call", **named(CONNECTED))
+@pytest.mark.parametrize("how", **named(SECONDS))
 def test_second_derivatives_are_refused(call, how):
     with pytest.raises(ode.OdesolveError, match="no gradients of their own"):
         how(call)
