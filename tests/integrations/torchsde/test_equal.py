@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from odesolve.integrations import torchsde as ours
-from tests.products import diagonal
+from tests.products import LONG, diagonal
 
 from .equations import CASES, WIDE, Equation, Smooth, gap, start
 
@@ -55,7 +55,7 @@ def test_on_their_path(calculus, method, noise, logqp):
     adaptive=st.booleans(),
     single=st.booleans(),
 )
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120 if LONG else 30, deadline=None, derandomize=True)
 def test_on_anything(case, seed, gaps, first, dt, logqp, adaptive, single):
     """Adaptive too: with a smooth path the steps chosen do not hang on the last digit. Times of
     float32 are rounded as theirs where steps end, and not always between. Where the noise passes
