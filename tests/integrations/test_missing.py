@@ -26,9 +26,9 @@ ADAPTERS = ("k_diffusion", "torchdiffeq", "torchsde", "names", "imported")
 
 def test_adapters_that_need_no_peer_and_the_one_that_says_what_to_install():
     """In one process, which takes seconds to start."""
-    needless = "\\n".join(f"import odesolve.integrations.{name}" for name in ADAPTERS)
-    done = run(f"{needless}\\nprint('so far')\\nimport odesolve.integrations.diffusers")
-    assert done.stdout == "so far\\n", done.stderr
+    needless = "\n".join(f"import odesolve.integrations.{name}" for name in ADAPTERS)
+    done = run(f"{needless}\nprint('so far')\nimport odesolve.integrations.diffusers")
+    assert done.stdout == "so far\n", done.stderr
     assert done.returncode != 0
     assert "pip install 'odesolve[diffusers]'" in done.stderr
 
