@@ -8,6 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import odesolve as ode
+from tests.products import LONG
 
 from .memory import peak
 from .unrolled import reversible
@@ -34,9 +35,9 @@ def gradient(adjoint, steps, solver="heun"):
 
 
 @pytest.mark.parametrize("adjoint", ["reversible", "continuous"])
-def test_memory_is_flat_from_10_to_1000_steps(adjoint):
+def test_memory_is_flat_from_10_steps_to_many(adjoint):
     """Within 5 percent."""
-    short, long = (peak(gradient(adjoint, n)) for n in (10, 1000))
+    short, long = (peak(gradient(adjoint, n)) for n in (10, 1000 if LONG else 200))
     assert long < 1.05 * short
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from odesolve import grids, paths
 from odesolve.errors import OdesolveError
+from tests.rows import rows
 
 STEPS = [1, 2, 3, 5, 10, 50, 51, 333, 999, 1000]
 TABLE_ONLY = [name for name, rule in grids.NAMED.items() if isinstance(rule, grids.Spaced)]
@@ -25,7 +26,7 @@ def check(times, path, n):
     assert all(0.0 <= t <= path.t_max for t in times)
 
 
-@pytest.mark.parametrize("name", grids.NAMED)
+@rows("name", grids.NAMED)
 def test_named_grid(path, name):
     if name in TABLE_ONLY and path.training_steps is None:
         with pytest.raises(
@@ -42,7 +43,7 @@ def test_named_grid(path, name):
             assert times[0] == path.t_noise
 
 
-@pytest.mark.parametrize("name", grids.NAMED)
+@rows("name", grids.NAMED)
 def test_flipped_path_gets_the_mirrored_grid(base_path, name):
     if name in TABLE_ONLY and base_path.training_steps is None:
         return

@@ -15,6 +15,8 @@ from odesolve import grids, paths
 from odesolve.errors import OdesolveError
 from odesolve.integrations import k_diffusion
 from odesolve.integrations.diffusers import OdesolveScheduler
+from tests.products import diagonal
+from tests.rows import rows
 
 # Align Your Steps (Sabour et al. 2024), tables of Stable Diffusion 1.5, XL and Stable Video
 # Diffusion.
@@ -48,10 +50,7 @@ KINDS = [
     list,
 ]
 ROUND = {torch.float16: 1e-3, np.float16: 1e-3, torch.bfloat16: 8e-3}
-every_path = pytest.mark.parametrize(
-    "path", [p for q in PATHS for p in (q, q.flipped())], ids=lambda p: f"{getattr(p, 'digest', p)}"
-)
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda k: getattr(k, "__name__", str(k)))
+BOTH_WAYS = [p for q in PATHS for p in (q, q.flipped())]
 
 
 def written(values, kind):
@@ -71,9 +70,7 @@ def model_on(path):
     )
 
 
-@every_path
-@every_kind
-@pytest.mark.parametrize("end", [[], [0.0]], ids=["bare", "zero"])
+@rows(("path", "kind", "end"), diagonal(BOTH_WAYS, KINDS, [[], [0.0]], times=4))
 def test_a_path_s_own_levels(path, kind, end):
     """The list of 13 times of the path, from its noise end; where it can reach it, also to its data
     end."""
@@ -92,8 +89,7 @@ def test_a_path_s_own_levels(path, kind, end):
     )
 
 
-@every_path
-@every_kind
+@rows(("path", "kind"), diagonal(BOTH_WAYS, KINDS, times=2))
 def test_a_path_s_own_times(path, kind):
     times = [path.t_noise, 0.5 * path.t_max, path.t_data]
     for list_of in (times, times[::-1]):

@@ -16,9 +16,9 @@ BUILDS = Path(__file__).with_name("triton_builds.py")
 INTERPRETER = {"TRITON_INTERPRET": "1", "ODESOLVE_BACKEND": "triton", "OMP_NUM_THREADS": "1"}
 
 
-def interpreted(file: str | Path, *options: str) -> str:
-    """What pytest says of a file whose kernels are interpreted; fails if it does not pass, or if it
-    skips something."""
+def interpreted(*arguments: str | Path) -> str:
+    """What pytest says of files whose kernels are interpreted; fails if they do not pass, or if it
+    skips something. A process takes seconds to start: many files share one."""
     pytest.importorskip("triton", reason=NO_TRITON)
     command = [
         sys.executable,
@@ -29,8 +29,7 @@ def interpreted(file: str | Path, *options: str) -> str:
         "no:cacheprovider",
         "-m",
         "not apart",
-        *options,
-        str(file),
+        *map(str, arguments),
     ]
     folder = Path(__file__).parent
     done = subprocess.run(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from odesolve.kernels import control, reference
 
-from .apart import compiled, interpreted
+from tests.products import parametrize
 
 BACKEND = "triton.backend" if os.environ.get("ODESOLVE_BACKEND") == "triton" else "native"
 fused = importlib.import_module(f"odesolve.kernels.{BACKEND}")
@@ -69,21 +69,21 @@ def apply(op, state, norm, given, begin=False, dtype=torch.float64):
     return state, weights, times
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MEMORY, SMOOTH], ids=["plain", "memory", "smooth"])
-@pytest.mark.parametrize(
-    "ends", [(END,), (-END,), (END, -END, 0.7, -1e4, 1e-3)], ids=["up", "down", "each"]
+@parametrize(
+    kind=[PLAIN, MEMORY, SMOOTH],
+    ends=[(END,), (-END,), (END, -END, 0.7, -1e4, 1e-3)],
+    begin=[False, True],
+    dtype=[torch.float64, torch.float32],
 )
-@pytest.mark.parametrize("begin", [False, True])
-def test_equals_the_specification(kind, ends, begin):
+def test_equals_the_specification(kind, ends, begin, dtype):
     """Bit for bit, for hundreds of samples: factors are rounded to float32."""
     batch = 40 if INTERPRETED else 700
-    for dtype in (torch.float64, torch.float32):
-        state, norm = states(batch, ends)
-        given = settings(kind)
-        got = apply(fused.control, state, norm, given, begin, dtype)
-        want = apply(reference.control, state, norm, given, begin, dtype)
-        for a, b in zip(got, want, strict=True):
-            assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+    state, norm = states(batch, ends)
+    given = settings(kind)
+    got = apply(fused.control, state, norm, given, begin, dtype)
+    want = apply(reference.control, state, norm, given, begin, dtype)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
 
 
 def test_a_sample_has_the_same_bits_in_any_batch():
@@ -219,15 +219,3 @@ def test_what_does_not_fit_is_left_to_the_reference():
     ):
         assert fused.control(*changed) is False
     assert torch.equal(state, before)
-
-
-@pytest.mark.apart
-def test_the_triton_kernel_in_the_interpreter():
-    interpreted(__file__)
-
-
-@pytest.mark.apart
-@pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "hip:gfx942"])
-def test_the_triton_kernel_compiles_without_spills(target):
-    (figures,) = compiled(target, "control")
-    assert figures["spills"] == figures["stack"] == 0

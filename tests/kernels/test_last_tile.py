@@ -13,6 +13,7 @@ from odesolve.kernels import dispatch, philox
 from odesolve.kernels.reference import ErrorNorm
 
 import odesolve as ode
+from tests.rows import rows
 
 KEYS = philox.keys(7, torch.tensor([4, 9]))
 
@@ -59,9 +60,9 @@ def read(x, y):
     return [norm, rms, dot, form, middle, residual, *outs]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("first", DTYPES)
-@pytest.mark.parametrize("second", DTYPES)
+@rows("layout", LAYOUTS)
+@rows("first", DTYPES)
+@rows("second", DTYPES)
 def test_reading(layout, first, second):
     x, y = LAYOUTS[layout](first), LAYOUTS[layout](second, seed=1)
     copies = [torch.empty(t.shape, dtype=t.dtype).copy_(t) for t in (x, y)]
@@ -90,8 +91,8 @@ def written(like):
     return outs
 
 
-@pytest.mark.parametrize("layout", WRITTEN)
-@pytest.mark.parametrize("dtype", DTYPES)
+@rows("layout", WRITTEN)
+@rows("dtype", DTYPES)
 def test_writing(layout, dtype):
     like = LAYOUTS[layout](dtype)
     dense = torch.empty(like.shape, dtype=dtype)

@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from odesolve.kernels import control, philox, reference
 from odesolve.kernels.reference import ErrorNorm
 
-from .apart import interpreted
+from tests.products import LONG
+
 from .layouts import Case, dense
 
 INTERPRETED = os.environ.get("ODESOLVE_BACKEND") == "triton"
 BACKENDS = ["triton.backend"] if INTERPRETED else ["native", "reference"]
-CASES = int(os.environ.get("ODESOLVE_LAYOUT_CASES", 18 if INTERPRETED else 450))
+FEW = 18 if INTERPRETED else 225
+CASES = int(os.environ.get("ODESOLVE_LAYOUT_CASES", 2 * FEW if LONG else FEW))
 EPS = {
     torch.float64: 2.0**-52,
     torch.float32: 2.0**-23,
@@ -282,8 +284,3 @@ def test_any_layout(op, backend):
         assert case.nothing_else_was_written()
 
     one()
-
-
-@pytest.mark.apart
-def test_any_layout_in_the_interpreter():
-    interpreted(__file__)

@@ -6,6 +6,9 @@ import pytest
 import torch
 from odesolve.kernels import native, philox, reference
 
+from tests.products import product
+from tests.rows import rows
+
 SIZES = [1, 15, 16, 17, 511, 1025, 5000]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
@@ -25,8 +28,8 @@ def layouts(x):
     return x, x.flip(0).t().contiguous().t().flip(0), torch.stack([x, x], -1)[..., 0]
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@rows("n", SIZES)
+@rows("dtype", DTYPES)
 def test_inner(n, dtype):
     a, b = normals(3, n, dtype=dtype), normals(3, n, seed=1)
     want = (a.double() * b.double()).sum(1)
@@ -40,8 +43,8 @@ def test_inner(n, dtype):
         )
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("kind", ["normal", "rademacher"])
+@rows("n", SIZES)
+@rows("kind", ["normal", "rademacher"])
 def test_quadratic_form(n, kind):
     v, stream = normals(3, n), torch.tensor([1, 2, -3])
     eps = torch.empty(3, n, dtype=torch.float64)
@@ -55,8 +58,8 @@ def test_quadratic_form(n, kind):
         torch.testing.assert_close(out, want / 2, **CLOSE)
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@rows("n", SIZES)
+@rows("dtype", [torch.float64, torch.float32])
 def test_rms(n, dtype):
     e, y1 = normals(3, n, dtype=dtype), normals(3, n, seed=2, dtype=dtype)
     y0 = normals(3, n, seed=1, dtype=torch.bfloat16)
@@ -89,9 +92,7 @@ def test_nothing_to_sum():
     assert native.inner(out[:0], x[:0], x[:0]) is None
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("q", [0.0, 0.3, 0.5, 0.995, 1.0])
-@pytest.mark.parametrize("dtype", DTYPES)
+@rows(("n", "q", "dtype"), product(SIZES, [0.0, 0.3, 0.5, 0.995, 1.0], DTYPES))
 def test_quantile(n, q, dtype):
     x = normals(3, n, dtype=dtype)
     want, out = torch.empty(3, dtype=torch.float64), torch.empty(3, dtype=torch.float64)
@@ -145,8 +146,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("shape", [(1,), (3,), (2, 41), (3, 1000), (12_000,)])
-@pytest.mark.parametrize("case", CASES)
+@rows("shape", [(1,), (3,), (2, 41), (3, 1000), (12_000,)])
+@rows("case", list(CASES))
 def test_window(shape, case):
     dtype = torch.float64 if len(shape) == 2 and shape[0] == 2 else torch.float32
     sizes = CASES[case]

@@ -13,8 +13,7 @@ from odesolve.kernels import control, dispatch, philox, reference
 from odesolve.kernels.reference import ErrorNorm
 
 import odesolve as ode
-
-from .apart import interpreted
+from tests.rows import rows
 
 BACKENDS = {"active": dispatch, "reference": reference}
 KEYS = philox.keys(1, torch.arange(2))
@@ -31,7 +30,7 @@ def refused(op, args, outs=(), message=""):
         assert all(torch.equal(a, b) for a, b in zip(outs, before, strict=True))
 
 
-@pytest.mark.parametrize(
+@rows(
     "kind", ["gaussian", "Normal", "", b"normal", None, 0, True, ["normal"], np.array(["normal"])]
 )
 def test_kinds_of_noise(kind):
@@ -63,7 +62,7 @@ def test_kinds_of_noise_in_a_trace():
         make_fx(lambda x: dispatch.normal(x, KEYS, 0, "gaussian"))(X.clone())
 
 
-@pytest.mark.parametrize(
+@rows(
     "stream", [0.5, None, "a", torch.tensor(0.5), torch.ones(2), torch.zeros(3, dtype=torch.int64)]
 )
 def test_streams(stream):
@@ -75,9 +74,7 @@ def test_streams(stream):
         refused("normal_sums", ([out], KEYS, [stream], ONE), [out], "stream")
 
 
-@pytest.mark.parametrize(
-    "keys", [None, KEYS[:1], KEYS.int(), KEYS.double(), KEYS.repeat(1, 2), KEYS[0]]
-)
+@rows("keys", [None, KEYS[:1], KEYS.int(), KEYS.double(), KEYS.repeat(1, 2), KEYS[0]])
 def test_keys(keys):
     out, form = torch.full((2, 3), 7.0), torch.full((2,), 7.0)
     refused("normal", (out, keys, 0), [out], "keys")
@@ -86,7 +83,7 @@ def test_keys(keys):
     refused("normal_sums", ([out], keys, [0], ONE), [out], "keys")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("weights", "base", "more"),
     [
         (ONE * 2, [-1], ()),  # a row too many
@@ -110,7 +107,7 @@ def test_combine(weights, base, more):
             backend.combine([out], [X], weights, base, *more)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("outs", "ins"),
     [
         ([torch.ones(2, 4)], [X]),
@@ -130,9 +127,7 @@ def test_outputs_that_cannot_hold_noise():
     refused("normal_sums", ([whole], KEYS, [0], ONE), [whole], "int64 cannot hold")
 
 
-@pytest.mark.parametrize(
-    "weight", ["one", None, 1j, torch.ones(3), torch.ones(3, 1), np.ones(2), [1.0, 2.0]]
-)
+@rows("weight", ["one", None, 1j, torch.ones(3), torch.ones(3, 1), np.ones(2), [1.0, 2.0]])
 def test_numbers_of_samples(weight):
     out = torch.full((2,), 7.0)
     refused("inner", (out, X, X, weight), [out], "weight")
@@ -173,7 +168,7 @@ def test_window():
     refused("window", (out, residual[:1], *right.values()), [out, residual], "window")
 
 
-@pytest.mark.parametrize("place", range(7))
+@rows("place", range(7))
 def test_control(place):
     shapes = [(control.ROWS, 2), (2,), (2, 4), (3, 2), (2, 4), (3,), (control.SETTINGS,)]
     shapes[place] = (*shapes[place], 1)
@@ -181,7 +176,7 @@ def test_control(place):
     refused("control", tensors, tensors, "control")
 
 
-@pytest.mark.parametrize("shape", [(2,), (0,), ()])
+@rows("shape", [(2,), (0,), ()])
 def test_states_without_more_dimensions(shape):
     """Samples of one element; a tensor without any dimension is one of them."""
     batch = shape[0] if shape else 1
@@ -216,10 +211,8 @@ def test_states_without_more_dimensions(shape):
             torch.testing.assert_close(norm, torch.as_tensor(want).expand(batch))
 
 
-@pytest.mark.parametrize(
-    "op", ["rms", "inner", "quantile", "quadratic_form", "normal", "combine", "normal_sums"]
-)
-@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0), (0, 2, 0)])
+@rows("op", ["rms", "inner", "quantile", "quadratic_form", "normal", "combine", "normal_sums"])
+@rows("shape", [(0, 3), (2, 0), (0, 0), (0, 2, 0)])
 def test_nothing_at_all(op, shape):
     x, out = torch.empty(shape), torch.full(shape[:1], 7.0)
     keys = philox.keys(1, torch.arange(shape[0]))
@@ -240,9 +233,7 @@ def test_nothing_at_all(op, shape):
             assert torch.equal(out, torch.zeros(shape[:1]))
 
 
-@pytest.mark.parametrize(
-    "stream", [2**63 + 7, -1, 2**70 + 3, np.int64(-4), np.uint64(2**63 + 5), True]
-)
+@rows("stream", [2**63 + 7, -1, 2**70 + 3, np.int64(-4), np.uint64(2**63 + 5), True])
 def test_every_whole_number_is_a_stream(stream):
     """Its last 64 bits count."""
     want = philox.normals(KEYS, (int(stream) + 2**63) % 2**64 - 2**63, 3)
@@ -287,8 +278,3 @@ def test_an_output_that_repeats_itself():
             backend.combine([torch.ones(1, 3).expand(2, 3)], [X], ONE, [-1])
         with pytest.raises((RuntimeError, ode.OdesolveError)):
             backend.inner(torch.ones(1).expand(2), X, X)
-
-
-@pytest.mark.apart
-def test_the_same_in_the_interpreter():
-    interpreted(__file__)

@@ -6,13 +6,14 @@ The Triton kernel is checked by this same file in a process of its own, which in
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 
 import pytest
 import torch
 from odesolve.kernels import dispatch, philox, reference
 
-from .apart import compiled, interpreted
+from tests.products import diagonal
 
 BACKEND = "triton.backend" if os.environ.get("ODESOLVE_BACKEND") == "triton" else "native"
 fused = importlib.import_module(f"odesolve.kernels.{BACKEND}")
@@ -69,8 +70,13 @@ def check(outs, batch, s, w, accumulate=False):
 KINDS = ["each-each", "list-list", "shared-shared", "shared-each", "each-shared"]
 
 
-@pytest.mark.parametrize("kind", KINDS[:2] if INTERPRETED else KINDS)
-@pytest.mark.parametrize("shape", [(3, 2), (2, 2, 5, 7), (1, 1301), (5,), (0, 3), (3, 0)])
+SHAPES = [(3, 2), (2, 2, 5, 7), (1, 1301), (5,), (0, 3), (3, 0)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    diagonal(SHAPES, KINDS[:2]) if INTERPRETED else list(itertools.product(SHAPES, KINDS)),
+)
 def test_equals_the_specification(kind, shape):
     s, w = given(kind, shape[0], 2, 3 if INTERPRETED else 7)
     for accumulate in (False, True):
@@ -79,7 +85,7 @@ def test_equals_the_specification(kind, shape):
         )
 
 
-@pytest.mark.parametrize("terms", [0, 1, 40] if INTERPRETED else [0, 1, 98, 300])
+@pytest.mark.parametrize("terms", [0, 1, 20] if INTERPRETED else [0, 1, 98, 300])
 def test_any_number_of_terms(terms):
     s, w = given("each-each", 2, 1, terms)
     check([torch.full((2, 40), float("nan"))], 2, s, w)
@@ -120,7 +126,7 @@ def test_one_stream_is_that_stream():
 
 def test_sums_are_taken_in_the_order_of_the_streams():
     """One after the other, each rounded: in float32 this order can be told from others."""
-    s, w = given("shared-shared", 2, 1, 20)
+    s, w = given("shared-shared", 2, 1, 8)
     total = torch.zeros(2, 64)
     for stream, weight in zip(s.tolist(), w[0].float(), strict=True):
         total = total + weight * philox.normals(keys(2), stream, 64)
@@ -129,17 +135,17 @@ def test_sums_are_taken_in_the_order_of_the_streams():
 
 
 def test_more_streams_go_on_from_what_is_there():
-    s, w = given("each-each", 3, 2, 24)
+    s, w = given("each-each", 3, 2, 12)
     whole, parts = ([torch.empty(3, 10, dtype=torch.float64) for _ in range(2)] for _ in range(2))
     fused.normal_sums(whole, keys(3), s, w)
-    fused.normal_sums(parts, keys(3), s[:, :9], w[..., :9])
-    fused.normal_sums(parts, keys(3), s[:, 9:], w[..., 9:], True)
+    fused.normal_sums(parts, keys(3), s[:, :5], w[..., :5])
+    fused.normal_sums(parts, keys(3), s[:, 5:], w[..., 5:], True)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 
-@pytest.mark.parametrize("n", [2, 3, 40, 1301])
+@pytest.mark.parametrize("n", [3, 1301] if INTERPRETED else [2, 3, 40, 1301])
 def test_a_sample_has_the_same_bits_in_any_batch(n):
-    s, w = given("each-each", 5, 2, 6)
+    s, w = given("each-each", 5, 2, 3 if INTERPRETED else 6)
     w[1] = 0.0
 
     def run(part):
@@ -189,16 +195,3 @@ def test_the_public_form_serves_lists_and_tensors():
         dispatch.normal_sums(outs, keys(2), these, weights)
         results.append(outs)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
-@pytest.mark.apart
-def test_the_triton_kernel_in_the_interpreter():
-    interpreted(__file__)
-
-
-@pytest.mark.apart
-@pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "hip:gfx942"])
-def test_the_triton_kernel_compiles_without_spills(target):
-    (figures,) = compiled(target, "sums")
-    assert figures["spills"] == figures["stack"] == 0
-    assert figures["instructions"] <= 110 * figures["elements"]

@@ -8,9 +8,14 @@ import torch
 from odesolve.kernels import dispatch, reference
 from odesolve.kernels.triton import backend
 
+from tests.products import LONG, diagonal
+
 from .triton_checks import close, keys, rows, tensors
 
+# More than a kernel of combine takes. The kernel of sums goes over them one by one, which takes the
+# interpreter its time: forty-four in the long suite.
 MANY = tuple((3 << 56) + 7 * k for k in range(44))
+SOME = MANY if LONG else MANY[:11]
 
 
 def check(outs, ins, weights, base, noise, streams):
@@ -23,8 +28,9 @@ def check(outs, ins, weights, base, noise, streams):
         close(a, b, scale=4.0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("count", [9, 44])
+@pytest.mark.parametrize(
+    ("dtype", "count"), diagonal([torch.float32, torch.float64], [9, len(SOME)])
+)
 def test_many_streams(dtype, count):
     check(
         tensors(2, (2, 70), dtype),
@@ -38,12 +44,14 @@ def test_many_streams(dtype, count):
 
 def test_a_half_precision_output_is_rounded_once():
     outs = [*tensors(1, (2, 70)), *tensors(1, (2, 70), torch.bfloat16)]
-    check(outs, tensors(2, (2, 70)), rows(2, 2 + 44), [0, -1], keys(2), MANY)
+    check(outs, tensors(2, (2, 70)), rows(2, 2 + len(SOME)), [0, -1], keys(2), SOME)
 
 
 def test_many_streams_with_weights_of_each_sample():
-    check(tensors(1, (3, 40)), tensors(2, (3, 40)), rows(3, 1, 2 + 44), [0], keys(3), MANY)
+    weights = rows(3, 1, 2 + len(SOME))
+    check(tensors(1, (3, 40)), tensors(2, (3, 40)), weights, [0], keys(3), SOME)
 
 
 def test_numbers_as_weights():
-    check(tensors(1, (2, 33)), tensors(1, (2, 33)), rows(1, 1 + 44).tolist(), [-1], keys(2), MANY)
+    weights = rows(1, 1 + len(SOME)).tolist()
+    check(tensors(1, (2, 33)), tensors(1, (2, 33)), weights, [-1], keys(2), SOME)

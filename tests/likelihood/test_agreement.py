@@ -13,6 +13,8 @@ from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 import odesolve as ode
 from odesolve.likelihood.agreement import apart
 from odesolve.likelihood.result import UNSOLVED
+from tests.products import diagonal, product
+from tests.rows import rows
 
 TWO = ode.problems.mixture(
     [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
@@ -50,9 +52,10 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("batch", [1, 32])
+@rows(
+    ("way", "name", "batch"),
+    product(list(WAYS.values()), list(PATHS), [1, 32]),
+)
 def test_exact_problems_are_not_told_of(name, way, batch):
     path, predicts = PATHS[name]
     model = TWO.model(path, predicts)
@@ -60,8 +63,10 @@ def test_exact_problems_are_not_told_of(name, way, batch):
         assert told(lambda x=x: ode.log_prob(model, x, tol=0.3, **way))[1] == []
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    ("name", "way"),
+    diagonal(list(PATHS), list(WAYS.values()), times=2),
+)
 def test_data_in_another_scale(name, way):
     """Data of a network for numbers about 1 as bytes, one of 0 to 255."""
     path, predicts = PATHS[name]
@@ -180,8 +185,8 @@ def test_a_state_of_the_middle_of_the_path():
     assert len(told(lambda: ode.log_prob(model, x, t=(40.0, 80.0), tol=1.0))[1]) == 1
 
 
-@pytest.mark.parametrize("dim", [1, 2, 16, 768, 12288])
-@pytest.mark.parametrize("batch", [1, 2, 8, 100])
+@rows("dim", [1, 2, 16, 768, 12288])
+@rows("batch", [1, 2, 8, 100])
 def test_samples_of_the_base_are_of_it(dim, batch):
     """In forty batches of every size; and with a fifth of the deviation, or twice, where that
     shows."""
@@ -261,8 +266,8 @@ def test_trained_networks(name):
     are told of."""
     path, predicts = {**PATHS, "trig": (ode.paths.Trig(), "velocity")}[name]
     model, x = trained(path, predicts, 1)
-    for rows in (x, x[:1], x[:5], x[:1].expand(32, -1)):
-        assert told(lambda rows=rows: ode.log_prob(model, rows, tol=0.1))[1] == []
+    for part in (x, x[:1], x[:5], x[:1].expand(32, -1)):
+        assert told(lambda part=part: ode.log_prob(model, part, tol=0.1))[1] == []
     assert len(told(lambda: ode.log_prob(model, 127.5 * (x + 1), tol=10.0))[1]) == 1
     assert len(told(lambda: ode.log_prob(model, x, tol=0.1, base=Normal(0.0, 20.0)))[1]) == 1
 

@@ -15,6 +15,7 @@ from odesolve.errors import OdesolveError
 from odesolve.likelihood.carried import carry
 from odesolve.lowering.lower import lower
 from odesolve.noise.keys import keys_of
+from tests.products import diagonal, product
 
 PATHS = {"vp": paths.VP(), "ve": paths.VE(), "edm": paths.EDM(), "linear": paths.Linear().flipped()}
 MIXTURE = ode.problems.mixture(
@@ -70,9 +71,10 @@ def error(problem, path, solver, steps, reverse=False, width=None, grid=None):
     return float((found.change[:, 0] - want).abs().mean())
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["to_data", "to_noise"])
-@pytest.mark.parametrize("solver", ORDERS)
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    ("reverse", "solver", "name"),
+    product([False, True], list(ORDERS), list(PATHS)),
+)
 def test_order_on_a_mixture(name, solver, reverse):
     coarse, fine = (
         error(MIXTURE, PATHS[name], solver, COARSE.get(solver, 32) * k, reverse) for k in (1, 2)
@@ -80,8 +82,10 @@ def test_order_on_a_mixture(name, solver, reverse):
     assert math.log2(coarse / fine) > ORDERS[solver] - 0.2
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["to_data", "to_noise"])
-@pytest.mark.parametrize("solver", ORDERS)
+@pytest.mark.parametrize(
+    ("solver", "reverse"),
+    diagonal(list(ORDERS), [False, True]),
+)
 def test_order_on_a_gaussian(solver, reverse):
     coarse, fine = (
         error(GAUSSIAN, PATHS["vp"], solver, COARSE.get(solver, 32) * k, reverse) for k in (2, 4)

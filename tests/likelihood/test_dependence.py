@@ -8,6 +8,8 @@ import torch
 
 import odesolve as ode
 from odesolve.likelihood import dependence
+from tests.products import product
+from tests.rows import rows
 
 
 def network(width, dtype=torch.float64, act=torch.nn.SiLU, gain=2.0):
@@ -101,10 +103,15 @@ def test_other_networks_pass(net, x):
     assert dependence.of_model(model(net), x.double()) in (3, 6, 9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("act", [torch.nn.SiLU, torch.nn.ReLU, torch.nn.Hardtanh])
-@pytest.mark.parametrize("gain", [0.3, 1.0, 4.0])
-@pytest.mark.parametrize("width", [1, 4, 32])
+@rows(
+    ("dtype", "act", "gain", "width"),
+    product(
+        [torch.float32, torch.float64, torch.bfloat16],
+        [torch.nn.SiLU, torch.nn.ReLU, torch.nn.Hardtanh],
+        [0.3, 1.0, 4.0],
+        [1, 4, 32],
+    ),
+)
 def test_networks_of_every_kind_pass(dtype, act, gain, width):
     net = network(width, dtype, act, gain)
     x = data(width, torch.float32 if dtype == torch.float32 else torch.float64)

@@ -12,6 +12,8 @@ import odesolve as ode
 from odesolve.integrations.k_diffusion.likelihood import log_likelihood
 from odesolve.likelihood import clock, dependence
 from odesolve.likelihood.flow import PathFlow
+from tests.products import diagonal, product
+from tests.rows import rows
 
 TWO = ode.problems.mixture(
     [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
@@ -59,8 +61,10 @@ def one_clock(model, read):
     )
 
 
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
-@pytest.mark.parametrize("batch", [2, 3, 8])
+@pytest.mark.parametrize(
+    ("read", "batch"),
+    diagonal(list(READS.values()), [2, 3, 8]),
+)
 def test_functions_of_one_clock(read, batch):
     f, x = lambda t, x: velocity(read(t), x), data(batch)
     want = ode.log_prob(velocity, x).value
@@ -87,9 +91,10 @@ def test_a_function_of_a_number():
         torch.testing.assert_close(found.value, ode.log_prob(velocity, x).value, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("way", "name", "batch"),
+    product(list(WAYS.values()), list(MODELS), [1, 2, 5]),
+)
 def test_networks_of_one_clock(name, way, batch):
     path, predicts = MODELS[name]
     model, x = TWO.model(path, predicts), TWO.sample(batch, seed=1)
@@ -101,8 +106,10 @@ def test_networks_of_one_clock(name, way, batch):
             ode.log_prob(one_clock(model, read), x, **way, tol=0.1)
 
 
-@pytest.mark.parametrize("way", ["nodes", "along"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "way"),
+    diagonal(list(MODELS), ["nodes", "along"]),
+)
 def test_networks_of_one_clock_are_right_on_one_clock(name, way):
     path, predicts = MODELS[name]
     model, x = TWO.model(path, predicts), TWO.sample(4, seed=1)
@@ -151,10 +158,10 @@ def network(dtype, clocked=True, norm=False):
 PATHS = {"VP": ode.paths.VP(), "flow": ode.paths.Linear(), "discrete": ode.paths.Discrete.ddpm()}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("clocked", [True, False], ids=["of time", "of no time"])
-@pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("batch", [1, 2, 7])
+@rows(
+    ("dtype", "clocked", "name", "batch"),
+    product([torch.float64, torch.float32, torch.bfloat16], [True, False], list(PATHS), [1, 2, 7]),
+)
 def test_right_networks_pass(dtype, clocked, name, batch):
     """In every precision, whose rows a batch of another size rounds another way, with conditions
     and guidance."""

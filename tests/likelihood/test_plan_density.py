@@ -14,6 +14,7 @@ from odesolve.errors import OdesolveError
 from odesolve.likelihood.carried import carry
 from odesolve.likelihood.flow import normal_log_density
 from odesolve.likelihood.plan_density import plan_log_prob, push
+from tests.products import diagonal, product
 
 from ..plan.literal import states
 
@@ -37,9 +38,11 @@ def smooth(x, t):
 
 
 @pytest.mark.parametrize(
-    "solver", ["ddim", "dpmpp_2m", "unipc_3", "heun_edm", "ab3", "rk4", "deis_tab3"]
+    ("solver", "name"),
+    diagonal(
+        ["ddim", "dpmpp_2m", "unipc_3", "heun_edm", "ab3", "rk4", "deis_tab3"], list(PATHS), times=2
+    ),
 )
-@pytest.mark.parametrize("name", PATHS)
 def test_jacobian_is_that_of_the_plan_read_word_by_word(name, solver):
     """Histories and stages included: autograd through a literal run, in the plan's own basis."""
     path = PATHS[name]
@@ -107,9 +110,10 @@ def affine(plan, path):
     return (out[1:] - out[0]).T, out[0]
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["decoding", "encoding"])
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "unipc_2", "heun"])
-@pytest.mark.parametrize("name", ["vp", "edm"])
+@pytest.mark.parametrize(
+    ("reverse", "solver", "name"),
+    product([False, True], ["ddim", "dpmpp_2m", "unipc_2", "heun"], ["vp", "edm"]),
+)
 def test_gaussian_data_in_closed_form(name, solver, reverse):
     """The map is affine, so what it makes of normal noise is a Gaussian of known mean and
     covariance."""

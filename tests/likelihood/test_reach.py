@@ -12,6 +12,8 @@ from torch import nn
 import odesolve as ode
 from odesolve import paths, problems
 from odesolve.likelihood.reach import factor, reach
+from tests.products import product
+from tests.rows import rows
 
 LEVELS = (0.8, 0.95)
 HELD = {0.8: 0.77, 0.95: 0.93}
@@ -51,9 +53,10 @@ def test_batches_that_are_alike(law, count):
         assert wide < (1.5 if count > 2 else 1.6)
 
 
-@pytest.mark.parametrize("scale", list(SCALES)[1:])
-@pytest.mark.parametrize("count", [2, 4, 8, 32])
-@pytest.mark.parametrize("batch", [5, 20, 300])
+@pytest.mark.parametrize(
+    ("scale", "count", "batch"),
+    product(list(SCALES)[1:], [2, 4, 8, 32], [5, 20, 300]),
+)
 def test_batches_whose_samples_differ(batch, count, scale):
     """The pooled spread alone would hold 91 % at 95 % where a third of the samples have all of the
     error."""
@@ -62,8 +65,8 @@ def test_batches_whose_samples_differ(batch, count, scale):
             assert held(law, scale, count, batch, level)[0] >= HELD[level]
 
 
-@pytest.mark.parametrize("count", [2, 4, 8, 32])
-@pytest.mark.parametrize("batch", [1, 2, 5])
+@rows("count", [2, 4, 8, 32])
+@rows("batch", [1, 2, 5])
 def test_few_samples(batch, count):
     for law in LAWS:
         for level in LEVELS:
@@ -155,8 +158,8 @@ ESTIMATORS += [(name, 8) for name in ("hutchinson", "gaussian", "orthogonal", "f
 ESTIMATORS += [("hutchpp", 6), ("hutchpp", 12), ("xtrace", 12), ("hutchinson", 12)]
 
 
-@pytest.mark.parametrize(("name", "products"), ESTIMATORS)
-@pytest.mark.parametrize("flow", ["a trained flow", "one direction"])
+@rows(("name", "products"), ESTIMATORS)
+@rows("flow", ["a trained flow", "one direction"])
 def test_densities(flow, name, products):
     """300 samples: the solver's error is left out, as the exact values were solved alike."""
     model, x, options, exact = case(flow)

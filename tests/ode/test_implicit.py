@@ -3,6 +3,7 @@ other."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -16,8 +17,10 @@ from odesolve.ode.events import Event
 from odesolve.ode.implicit import ESDIRK, ESDIRKS, Implicit, hermite
 from odesolve.ode.linear import gmres
 from odesolve.solve import solve
+from tests.products import LONG, diagonal
 
 SOLVERS = pytest.mark.parametrize("solver", ESDIRKS)
+BOTH = pytest.mark.parametrize(("solver", "linear"), diagonal(list(ESDIRKS), ["dense", "krylov"]))
 LINEAR = pytest.mark.parametrize("linear", ["dense", "krylov"])
 F64 = torch.float64
 
@@ -41,7 +44,8 @@ def prothero_robinson(t, y, rate=1e6):
     return -rate * (y - torch.cos(t)) - torch.sin(t)
 
 
-def scipy_end(f, y0, end: float, method: str, **options) -> torch.Tensor:
+@functools.cache
+def scipy_end(f, y0: tuple, end: float, method: str, **options) -> torch.Tensor:
     integrate = pytest.importorskip("scipy.integrate")
 
     def one(t, y):
@@ -79,8 +83,7 @@ def test_wrong_figures_are_refused():
         ESDIRK("x", 3, pair.a, (0.1, -0.1, 0, 0), 3, "")
 
 
-@SOLVERS
-@LINEAR
+@BOTH
 def test_measured_order(solver, linear):
     y0 = torch.tensor([[2.0, 1.5], [1.0, 1.0]], dtype=F64)
     exact = solve(lotka_volterra, y0, (0.0, 2.0), "dopri8", rtol=1e-13, atol=1e-14).last
@@ -104,9 +107,9 @@ def test_measured_order(solver, linear):
     assert abs(math.log2(error(n) / error(2 * n)) - ESDIRKS[solver].order) < 0.2
 
 
-@pytest.mark.parametrize("end", [1e5, 1e9])
+@pytest.mark.parametrize("end", [1e5, 1e9] if LONG else [1e9])
 def test_robertson(end):
-    exact = scipy_end(robertson, [1.0, 0.0, 0.0], end, "Radau", rtol=1e-11, atol=1e-16)
+    exact = scipy_end(robertson, (1.0, 0.0, 0.0), end, "Radau", rtol=1e-11, atol=1e-16)
     y0 = torch.tensor([[1.0, 0.0, 0.0]], dtype=F64)
     rtol, atol = 1e-6, 1e-12
     sol = solve(robertson, y0, (0.0, end), "kvaerno5", rtol=rtol, atol=atol)
@@ -137,7 +140,7 @@ def test_robertson_beside_scipy():
 
 @LINEAR
 def test_van_der_pol(linear):
-    exact = scipy_end(van_der_pol, [2.0, 0.0], 1000.0, "Radau", rtol=1e-11, atol=1e-13)
+    exact = scipy_end(van_der_pol, (2.0, 0.0), 1000.0, "Radau", rtol=1e-11, atol=1e-13)
     sol = solve(
         van_der_pol,
         torch.tensor([[2.0, 0.0]], dtype=F64),
@@ -166,8 +169,7 @@ def test_stiff_problem_in_few_steps(solver):
     assert float(explicit.t) < 0.1
 
 
-@SOLVERS
-@pytest.mark.parametrize("compact", [True, False])
+@pytest.mark.parametrize(("solver", "compact"), diagonal(list(ESDIRKS), [True, False]))
 def test_samples_alone_and_beside_stiff_mates_are_bitwise_equal(solver, compact):
     def f(t, y, mu):
         return van_der_pol(t, y, mu[:, 0])
@@ -184,9 +186,9 @@ def test_samples_alone_and_beside_stiff_mates_are_bitwise_equal(solver, compact)
 
 def test_krylov_solves_every_sample_on_its_own():
     y0 = torch.tensor([[2.0, 0.0], [1.0, 0.5]], dtype=F64)
-    both = solve(van_der_pol, y0, (0.0, 5.0), "kvaerno5", linear="krylov")
+    both = solve(van_der_pol, y0, (0.0, 1.0), "kvaerno5", linear="krylov")
     for i in range(2):
-        alone = solve(van_der_pol, y0[i : i + 1], (0.0, 5.0), "kvaerno5", linear="krylov")
+        alone = solve(van_der_pol, y0[i : i + 1], (0.0, 1.0), "kvaerno5", linear="krylov")
         torch.testing.assert_close(alone.last[0], both.last[i], rtol=1e-9, atol=1e-12)
         assert int(alone.nfe) == int(both.nfe[i])
 
@@ -198,7 +200,7 @@ def heat(t, y):
 
 
 def test_krylov_on_a_larger_problem():
-    y0 = torch.sin(torch.linspace(0, 3.1, 100, dtype=F64))[None]
+    y0 = torch.sin(torch.linspace(0, 3.1, 50, dtype=F64))[None]
     dense = solve(heat, y0, (0.0, 1.0), "kvaerno5", rtol=1e-9, atol=1e-11, linear="dense")
     krylov = solve(heat, y0, (0.0, 1.0), "kvaerno5", rtol=1e-5, atol=1e-7, linear="krylov")
     assert krylov.status == ["ok"]
@@ -209,8 +211,8 @@ def test_krylov_on_a_larger_problem():
 @SOLVERS
 def test_backward_time(solver):
     y0 = torch.tensor([[2.0, 1.5]], dtype=F64)
-    there = solve(lotka_volterra, y0, (0.0, 3.0), solver, rtol=1e-8, atol=1e-10)
-    back = solve(lotka_volterra, there.last, (3.0, 0.0), solver, rtol=1e-8, atol=1e-10)
+    there = solve(lotka_volterra, y0, (0.0, 1.0), solver, rtol=1e-8, atol=1e-10)
+    back = solve(lotka_volterra, there.last, (1.0, 0.0), solver, rtol=1e-8, atol=1e-10)
     assert back.status == ["ok"]
     torch.testing.assert_close(back.last, y0, rtol=0, atol=1e-6)
 
@@ -241,8 +243,8 @@ def test_functions_that_cannot_be_transformed(linear):
 
     y0 = torch.tensor([[2.0, 0.0], [1.5, 0.0]], dtype=F64)
     args: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-8, "linear": linear}
-    ours = solve(through_numpy, y0, (0.0, 100.0), "kvaerno5", **args)
-    direct = solve(van_der_pol, y0, (0.0, 100.0), "kvaerno5", **args)
+    ours = solve(through_numpy, y0, (0.0, 20.0), "kvaerno5", **args)
+    direct = solve(van_der_pol, y0, (0.0, 20.0), "kvaerno5", **args)
     assert ours.status == ["ok", "ok"]
     torch.testing.assert_close(ours.last, direct.last, rtol=1e-5, atol=1e-7)
 
@@ -260,7 +262,7 @@ def test_one_system_and_dicts(linear):
     """A dict is packed, one system has a time without dimensions; both are the same solve."""
     y0 = torch.tensor([1.0, 0.0, 0.0], dtype=F64)
     args: dict[str, Any] = {
-        "t": (0.0, 100.0),
+        "t": (0.0, 1.0),
         "solver": "kvaerno5",
         "rtol": 1e-6,
         "atol": 1e-10,
@@ -337,7 +339,7 @@ def test_refusals():
 @SOLVERS
 def test_outputs_and_dense(solver):
     """Between steps of an implicit solver stands the cubic of its ends and slopes."""
-    y0, t = torch.tensor([[2.0, 1.5], [1.0, 0.5]], dtype=F64), torch.linspace(0, 3, 8, dtype=F64)
+    y0, t = torch.tensor([[2.0, 1.5], [1.0, 0.5]], dtype=F64), torch.linspace(0, 1, 8, dtype=F64)
     exact = solve(lotka_volterra, y0, t, "dopri8", rtol=1e-12, atol=1e-13).y
     sol = solve(lotka_volterra, y0, t, solver, rtol=1e-7, atol=1e-9, dense=True, max_step=0.05)
     torch.testing.assert_close(sol.y, exact, rtol=0, atol=1e-4)

@@ -14,6 +14,7 @@ from odesolve.ode.events import Event
 from odesolve.ode.implicit import ESDIRKS
 from odesolve.paths import VP
 from odesolve.solve import solve
+from tests.rows import rows
 
 from .problems import relaxation
 
@@ -289,8 +290,8 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize("t", GOOD, ids=range(len(GOOD)))
-@pytest.mark.parametrize("options", [{}, {"steps": 4}], ids=["tolerance", "steps"])
+@rows("t", GOOD, ids=range(len(GOOD)))
+@rows("options", [{}, {"steps": 4}], ids=["tolerance", "steps"])
 def test_forms_of_times(t, options):
     """Whatever says 0 and 1 means them."""
     assert torch.equal(
@@ -326,8 +327,8 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("t", BAD.values(), ids=BAD)
-@pytest.mark.parametrize(
+@rows("t", BAD.values(), ids=BAD)
+@rows(
     "options", [{}, {"steps": 4}, {"adjoint": "continuous"}], ids=["tolerance", "steps", "adjoint"]
 )
 def test_times_that_cannot_be_meant(t, options):

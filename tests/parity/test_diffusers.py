@@ -7,6 +7,8 @@ import torch
 
 from odesolve import Writer, grids
 from odesolve.solvers.generator import data_row
+from tests.products import diagonal, product
+from tests.rows import rows
 
 from .peers import PREDICTS, PROBLEM, TOLERANCE, Scheduler, gap, ours, scheduler, start
 
@@ -98,12 +100,11 @@ TABLE = [
 def cases():
     for name, config, solver, options, spacings, predictions in TABLE:
         tag = "-".join([name, *(str(v) for v in config.values() if v not in FULL_ORDER.values())])
-        for grid, spacing in spacings.items():
-            for prediction in predictions:
-                given = {**config, **spacing, "prediction_type": prediction}
-                yield pytest.param(
-                    name, given, solver, options, id=f"{tag}-{solver}-{grid}-{prediction}"
-                )
+        for grid, prediction in diagonal(list(spacings), predictions):
+            given = {**config, **spacings[grid], "prediction_type": prediction}
+            yield pytest.param(
+                name, given, solver, options, id=f"{tag}-{solver}-{grid}-{prediction}"
+            )
 
 
 def compare(peer: Scheduler, prediction: str, solver: str, options: dict, **arguments) -> float:
@@ -113,16 +114,14 @@ def compare(peer: Scheduler, prediction: str, solver: str, options: dict, **argu
 
 
 @pytest.mark.filterwarnings(DEPRECATED, NUMPY)
-@pytest.mark.parametrize(("name", "config", "solver", "options"), list(cases()))
+@rows(("name", "config", "solver", "options"), list(cases()))
 def test_scheduler_is_our_plan(name, config, solver, options):
     peer = scheduler(f"{name}Scheduler", 8, **config)
     assert compare(peer, config["prediction_type"], solver, options) < TOLERANCE
 
 
 @pytest.mark.filterwarnings(DEPRECATED, NUMPY)
-@pytest.mark.parametrize(
-    "row", TABLE, ids=lambda row: "-".join([row[0], *map(str, row[1].values())])
-)
+@rows("row", TABLE, ids=lambda row: "-".join([row[0], *map(str, row[1].values())]))
 def test_scheduler_as_shipped(row):
     """With its float32 coefficients and casts; the rounding of 8 such steps is all that differs."""
     name, config, solver, options, spacings, predictions = row
@@ -131,11 +130,16 @@ def test_scheduler_as_shipped(row):
     assert compare(peer, predictions[-1], solver, options) < AS_SHIPPED.get(name, 1e-6)
 
 
-@pytest.mark.parametrize("prediction", VP)
-@pytest.mark.parametrize("spacing", TO_ZERO.values(), ids=TO_ZERO)
 @pytest.mark.parametrize(
-    ("order", "solver", "options"),
-    [(1, "ddim", {}), (2, "deis_rhoab1", {}), (3, "ipndm_v3", RAMP), (4, "ipndm_v4", RAMP)],
+    ("prediction", "spacing", "order", "solver", "options"),
+    [
+        (a, b, *c)
+        for a, b, c in product(
+            list(VP),
+            list(TO_ZERO.values()),
+            [(1, "ddim", {}), (2, "deis_rhoab1", {}), (3, "ipndm_v3", RAMP), (4, "ipndm_v4", RAMP)],
+        )
+    ],
 )
 def test_lms(order, solver, options, spacing, prediction):
     peer = scheduler("LMSDiscreteScheduler", 8, prediction_type=prediction, **spacing)
@@ -180,12 +184,16 @@ def singlestep_on(levels, prediction: str, **config) -> Scheduler:
     return peer
 
 
-@pytest.mark.parametrize("prediction", VP)
-@pytest.mark.parametrize("ends", [(40.0, 0.02), (157.0, 0.1), (5.0, 0.5)])
 @pytest.mark.parametrize(
-    ("form", "solver"),
-    [({}, "dpmpp_2s"), ({"algorithm_type": "dpmsolver"}, "dpm_solver_2")],
-    ids=["data", "noise"],
+    ("prediction", "ends", "form", "solver"),
+    [
+        (a, b, *c)
+        for a, b, c in product(
+            list(VP),
+            [(40.0, 0.02), (157.0, 0.1), (5.0, 0.5)],
+            [({}, "dpmpp_2s"), ({"algorithm_type": "dpmsolver"}, "dpm_solver_2")],
+        )
+    ],
 )
 @pytest.mark.filterwarnings(DEPRECATED)
 def test_singlestep_of_order_2_on_grids_uniform_in_log_snr(form, solver, ends, prediction):
@@ -208,9 +216,10 @@ def singlestep(w: Writer, *, order: int) -> None:
         x = y
 
 
-@pytest.mark.parametrize("prediction", VP)
-@pytest.mark.parametrize("exponent", [0.5, 1.0, 3.0])
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("prediction", "exponent", "order"),
+    product(list(VP), [0.5, 1.0, 3.0], [1, 2, 3]),
+)
 def test_singlestep_of_type_heun_as_a_users_solver(order, exponent, prediction):
     levels = torch.exp(torch.linspace(1.0, 0.0, 13, dtype=torch.float64) ** exponent * 7.0 - 3.0)
     peer = singlestep_on(levels, prediction, solver_order=order, solver_type="heun")
@@ -224,16 +233,21 @@ EDM_GRIDS = {
 }
 
 
-@pytest.mark.parametrize("spacing", EDM_GRIDS.values(), ids=EDM_GRIDS)
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(
-    ("name", "config", "solver", "options"),
+    ("spacing", "prediction", "name", "config", "solver", "options"),
     [
-        ("EDMEuler", {}, "ddim", {}),
-        ("EDMDPMSolverMultistep", {"solver_order": 1}, "ddim", {}),
-        ("EDMDPMSolverMultistep", {"solver_order": 2}, "dpmpp_2m", {}),
-        ("EDMDPMSolverMultistep", {"solver_order": 2, "solver_type": "heun"}, "res_2m", {}),
-        ("EDMDPMSolverMultistep", {"solver_order": 3}, "dpmpp_3m_published", TAPER),
+        (a, b, *c)
+        for a, b, c in product(
+            list(EDM_GRIDS.values()),
+            ["epsilon", "v_prediction"],
+            [
+                ("EDMEuler", {}, "ddim", {}),
+                ("EDMDPMSolverMultistep", {"solver_order": 1}, "ddim", {}),
+                ("EDMDPMSolverMultistep", {"solver_order": 2}, "dpmpp_2m", {}),
+                ("EDMDPMSolverMultistep", {"solver_order": 2, "solver_type": "heun"}, "res_2m", {}),
+                ("EDMDPMSolverMultistep", {"solver_order": 3}, "dpmpp_3m_published", TAPER),
+            ],
+        )
     ],
 )
 def test_edm_networks(name, config, solver, options, prediction, spacing):
@@ -295,15 +309,20 @@ def test_ddim_inverse(spacing, prediction):
     assert compare(peer, prediction, "ddim", {"reverse": True}) < TOLERANCE
 
 
-@pytest.mark.parametrize("prediction", VP)
-@pytest.mark.parametrize("spacing", INVERSE.values(), ids=INVERSE)
 @pytest.mark.parametrize(
-    ("config", "solver"),
+    ("prediction", "spacing", "config", "solver"),
     [
-        ({"solver_order": 1}, "ddim"),
-        ({"solver_order": 2}, "dpmpp_2m"),
-        ({"solver_order": 2, "solver_type": "heun"}, "res_2m"),
-        ({"solver_order": 3}, "dpmpp_3m_published"),
+        (a, b, *c)
+        for a, b, c in product(
+            list(VP),
+            list(INVERSE.values()),
+            [
+                ({"solver_order": 1}, "ddim"),
+                ({"solver_order": 2}, "dpmpp_2m"),
+                ({"solver_order": 2, "solver_type": "heun"}, "res_2m"),
+                ({"solver_order": 3}, "dpmpp_3m_published"),
+            ],
+        )
     ],
 )
 def test_dpm_solver_inverse(config, solver, spacing, prediction):

@@ -11,6 +11,7 @@ import torch
 from odesolve import paths
 from odesolve.ode import Controller
 from odesolve.solve import solve
+from tests.products import product
 
 from .peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start
 
@@ -26,10 +27,16 @@ class Rounded(sampling.PIDStepSizeController):
 
 
 @pytest.mark.parametrize(
-    "coefficients", [(0.0, 1.0, 0.0), (0.3, 0.4, 0.0), (0.2, 0.7, -0.1)], ids=["i", "pi", "pid"]
+    ("coefficients", "rtol", "order", "solver"),
+    [
+        (a, b, *c)
+        for a, b, c in product(
+            [(0.0, 1.0, 0.0), (0.3, 0.4, 0.0), (0.2, 0.7, -0.1)],
+            [0.05, 1e-3],
+            [(2, "dpm_solver_12"), (3, "dpm_solver_23")],
+        )
+    ],
 )
-@pytest.mark.parametrize("rtol", [0.05, 1e-3])
-@pytest.mark.parametrize(("order", "solver"), [(2, "dpm_solver_12"), (3, "dpm_solver_23")])
 def test_same_steps(monkeypatch, order, solver, rtol, coefficients):
     monkeypatch.setattr(sampling, "PIDStepSizeController", Rounded)
     p, i, d = coefficients

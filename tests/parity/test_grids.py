@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from odesolve import grids, paths
+from tests.rows import rows
 
 from .peers import float64, gap, k_diffusion, scheduler
 
@@ -38,8 +39,8 @@ def test_vp_levels_of_k_diffusion(n):
     )
 
 
-@pytest.mark.parametrize("n", [2, 4, 7, 50, 333])
-@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+@rows("n", [2, 4, 7, 50, 333])
+@rows("spacing", ["trailing", "leading", "linspace"])
 def test_training_times_of_ddim(spacing, n):
     peer = scheduler("DDIMScheduler", n, timestep_spacing=spacing)
     mine = torch.round(times(grids.named(spacing), paths.Discrete.ddpm(), n)[:-1] * 1000).long() - 1

@@ -4,6 +4,8 @@ import pytest
 
 import odesolve as ode
 from odesolve import grids, paths
+from tests.products import diagonal
+from tests.rows import rows
 
 ROUNDING = 1e-12
 RAMP = {"start": "ramp"}
@@ -68,19 +70,19 @@ def difference(row, path, grid) -> float:
     return found.largest
 
 
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize("row", EVERYWHERE, ids=label)
+@rows("path", PATHS.values(), ids=PATHS)
+@rows("row", EVERYWHERE, ids=label)
 def test_one_sampler_on_every_path(row, path):
     assert difference(row, path, levels(path)) < ROUNDING
 
 
-@pytest.mark.parametrize("row", ON_EDM, ids=label)
+@rows("row", ON_EDM, ids=label)
 def test_one_sampler_where_time_is_the_noise_level(row):
     assert difference(row, paths.EDM(), levels(paths.EDM())) < ROUNDING
 
 
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize("row", TWO_STEPS, ids=label)
+@rows("path", PATHS.values(), ids=PATHS)
+@rows("row", TWO_STEPS, ids=label)
 def test_one_sampler_for_two_steps(row, path):
     assert difference(row, path, grids.sigmas(path, (9.0, 1.5, 0.2))) < ROUNDING
 
@@ -92,7 +94,7 @@ def test_euler_on_straight_paths_is_ddim(steps):
         assert ode.plan("euler", path, steps).diff(ode.plan("ddim", path, steps)).same()
 
 
-@pytest.mark.parametrize("name", [n for n, s in ode.solvers().items() if s.clock == "lambda"])
+@rows("name", [n for n, s in ode.solvers().items() if s.clock == "lambda"])
 def test_one_step_to_the_data_is_the_data_prediction(name):
     for path in PATHS.values():
         if float(path.sigma(path.t_data)) == 0.0:
@@ -110,12 +112,8 @@ def unscaled(plan: ode.Plan) -> list[dict[str, float]]:
     return [{k: w / a * (first if k == "x0" else 1.0) for k, w in row.items()} for row, a in rows]
 
 
-@pytest.mark.parametrize(
-    "path", [p for n, p in PATHS.items() if n != "edm"], ids=[n for n in PATHS if n != "edm"]
-)
-@pytest.mark.parametrize(
-    "name", [n for n, s in ode.solvers().items() if s.clock in ("lambda", "lam", "rho")]
-)
+@rows("path", [p for n, p in PATHS.items() if n != "edm"], ids=[n for n in PATHS if n != "edm"])
+@rows("name", [n for n, s in ode.solvers().items() if s.clock in ("lambda", "lam", "rho")])
 def test_methods_in_log_snr_are_one_sampler_on_all_paths(name, path):
     """The same noise levels, the same coefficients: a network can be sampled on another path than
     its own."""
@@ -127,8 +125,10 @@ def test_methods_in_log_snr_are_one_sampler_on_all_paths(name, path):
         assert all(abs(a[k] - b[k]) < ROUNDING * max(map(abs, b.values())) for k in a)
 
 
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize("name", list(ode.solvers()))
+@rows(
+    ("name", "path"),
+    diagonal(list(ode.solvers()), list(PATHS.values()), times=2),
+)
 def test_a_flipped_path_has_the_same_plan(name, path):
     grid = grids.sigmas(path, LEVELS)
     flipped = grids.Listed(values=tuple(path.t_max - t for t in grid.values))

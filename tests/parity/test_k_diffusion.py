@@ -8,6 +8,8 @@ import torch
 
 import odesolve as ode
 from odesolve import grids, paths
+from tests.products import diagonal, product
+from tests.rows import rows
 
 from .peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, ours, start
 
@@ -62,16 +64,20 @@ def difference(row, model, denoiser, sigmas) -> float:
     return gap(ours(model, start() * sigmas[0] * alpha, solver, grid, **options), theirs)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("row", [*ONE_EVALUATION, *INNER_STAGES], ids=label)
+@rows(
+    ("row", "grid"),
+    diagonal([*ONE_EVALUATION, *INNER_STAGES], list(GRIDS), times=2),
+)
 def test_denoisers_on_the_edm_path(row, grid):
     with float64():
         model = PROBLEM.model(paths.EDM(sigma_max=100.0), "data")
         assert difference(row, model, model.net, GRIDS[grid](8)) < TOLERANCE
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("row", [*ONE_EVALUATION, *INNER_STAGES], ids=label)
+@rows(
+    ("row", "grid"),
+    diagonal([*ONE_EVALUATION, *INNER_STAGES], list(GRIDS), times=2),
+)
 def test_v_prediction_in_continuous_time(row, grid):
     with float64():
         model = PROBLEM.model(paths.Trig(), "v")
@@ -88,9 +94,14 @@ def trained_levels(wrapper, grid: str):
     return sampling.append_zero(wrapper.sigmas[index])
 
 
-@pytest.mark.parametrize("grid", ["table", "karras", "exponential"])
-@pytest.mark.parametrize("wrapper", ["DiscreteEpsDDPMDenoiser", "DiscreteVDDPMDenoiser"])
-@pytest.mark.parametrize("row", ONE_EVALUATION, ids=label)
+@pytest.mark.parametrize(
+    ("grid", "wrapper", "row"),
+    product(
+        ["table", "karras", "exponential"],
+        ["DiscreteEpsDDPMDenoiser", "DiscreteVDDPMDenoiser"],
+        list(ONE_EVALUATION),
+    ),
+)
 def test_models_of_a_ddpm_table(row, wrapper, grid):
     with float64():
         model = PROBLEM.model(paths.Discrete.ddpm(), "noise" if "Eps" in wrapper else "v")

@@ -9,6 +9,7 @@ import torch
 
 from odesolve import grids, paths
 from odesolve.noise import stream_numbers
+from tests.products import product
 
 from .fed import OnePath, seeded, streams
 from .peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start
@@ -61,9 +62,10 @@ def test_scaled_noise(name, solver, options):
         assert compare(name, solver, arguments, {"s_noise": 1.05, **options}) < TOLERANCE
 
 
-@pytest.mark.parametrize("r", [0.5, 0.3])
-@pytest.mark.parametrize("eta", [0.3, 1.0])
-@pytest.mark.parametrize("s_noise", [1.0, 1.05])
+@pytest.mark.parametrize(
+    ("r", "eta", "s_noise"),
+    product([0.5, 0.3], [0.3, 1.0], [1.0, 1.05]),
+)
 def test_overlapping_draws_of_dpmpp_sde(eta, r, s_noise):
     with float64():
         options = {"eta": eta, "r": r, "s_noise": s_noise}

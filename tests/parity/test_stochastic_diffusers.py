@@ -10,6 +10,7 @@ import torch
 from odesolve import grids, paths
 from odesolve.noise import stream_numbers
 from odesolve.paths import Discrete
+from tests.products import product
 
 from .fed import OnePath, dpm_solver_sde, handed, kdpm2_ancestral, patched, seeded, streams
 from .peers import PREDICTS, PROBLEM, TOLERANCE, Scheduler, Wide, gap, scheduler, start
@@ -72,9 +73,10 @@ def test_ddim(eta, prediction):
     assert compare(peer, prediction, "ddim", {"eta": eta}, eta=eta) < TOLERANCE
 
 
-@pytest.mark.parametrize("prediction", VP)
-@pytest.mark.parametrize("spacing", ["leading", "linspace"])
-@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize(
+    ("prediction", "spacing", "variance"),
+    product(list(VP), ["leading", "linspace"], ["small", "large"]),
+)
 def test_ddpm(variance, spacing, prediction, monkeypatch):
     given = {"prediction_type": prediction, "clip_sample": False, "timestep_spacing": spacing}
     peer = scheduler("DDPMScheduler", 10, variance_type=f"fixed_{variance}", **given)
@@ -225,10 +227,18 @@ def test_ancestral_for_rectified_flow(eta, s_noise, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("prediction", VP)
-@pytest.mark.parametrize("spacing", ["linspace", "leading"])
-@pytest.mark.parametrize(("predictor", "corrector"), [(1, 1), (2, 2), (3, 3), (3, 4), (4, 2)])
-@pytest.mark.parametrize("tau", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize(
+    ("prediction", "spacing", "predictor", "corrector", "tau"),
+    [
+        (a, b, *c, d)
+        for a, b, c, d in product(
+            list(VP),
+            ["linspace", "leading"],
+            [(1, 1), (2, 2), (3, 3), (3, 4), (4, 2)],
+            [0.0, 0.6, 1.0],
+        )
+    ],
+)
 def test_sa_solver(tau, predictor, corrector, spacing, prediction, monkeypatch):
     given = {
         "prediction_type": prediction,

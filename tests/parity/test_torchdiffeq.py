@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from odesolve import grids, paths
+from tests.products import product
 
 from .peers import PROBLEM, TOLERANCE, gap, ours, start
 
@@ -27,10 +28,10 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize("predicts", ["velocity", "data", "noise"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("grid", "path", "predicts", "method"),
+    product(list(GRIDS), list(PATHS.values()), ["velocity", "data", "noise"], list(METHODS)),
+)
 def test_fixed_steps(method, predicts, path, grid):
     model = PROBLEM.model(path, predicts)
     # inside: all predictions exist there

@@ -12,6 +12,7 @@ import torch
 from odesolve import paths
 from odesolve.errors import OdesolveError
 from odesolve.paths import PREDICTIONS
+from tests.rows import rows
 
 PAIRS = list(product(PREDICTIONS, PREDICTIONS))
 
@@ -30,7 +31,7 @@ def exact(path, t, x0, eps, prediction, sigma_data):
     }[prediction]
 
 
-@pytest.mark.parametrize("given", PREDICTIONS)
+@rows("given", PREDICTIONS)
 def test_conversion_is_exact(path, given):
     t = torch.linspace(1e-4, 1 - 1e-4, 301, dtype=torch.float64) * path.t_max
     generator = torch.Generator().manual_seed(0)
@@ -94,7 +95,7 @@ def test_nothing_is_singular_inside(path):
         assert singular(path, u * path.t_max) == set()
 
 
-@pytest.mark.parametrize("given", ["data", "v", "velocity", "edm"])
+@rows("given", ["data", "v", "velocity", "edm"])
 def test_data_come_out_exactly_at_both_ends(path, given):
     """At sigma = 0 the data are the state over alpha; at alpha = 0 they are in the output alone."""
     if given != "velocity" or math.isfinite(float(path.dsigma(path.t_data))):

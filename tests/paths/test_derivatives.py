@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from odesolve import paths
+from tests.rows import rows
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def sign(path):
     return 1.0 if path.t_noise > path.t_data else -1.0
 
 
-@pytest.mark.parametrize("name", ["alpha", "sigma"])
+@rows("name", ["alpha", "sigma"])
 def test_derivative_is_that_of_autograd(path, times, name):
     want = slope(getattr(path, name)(times), times)
     # Near the noise end autograd itself cancels: it takes exp(-B) to be expm1(-B) + 1.

@@ -9,6 +9,7 @@ import torch
 
 from odesolve import paths
 from odesolve.errors import OdesolveError
+from tests.rows import rows
 
 
 def test_spec_rebuilds_the_path(path):
@@ -21,7 +22,7 @@ def test_spec_rebuilds_the_path(path):
     assert torch.equal(again.sigma(t), path.sigma(t))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("a", "b"),
     [
         (paths.VP(), paths.VP(0.2)),
@@ -67,7 +68,7 @@ def test_unknown_name_is_refused():
         paths.from_spec({"name": "Vp"})
 
 
-@pytest.mark.parametrize(
+@rows(
     ("make", "what"),
     [
         (lambda: paths.VP(-0.1), "beta_min=-0.1"),

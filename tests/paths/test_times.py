@@ -6,15 +6,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.rows import rows
+
 FUNCTIONS = ["alpha", "sigma", "dalpha", "dsigma", "lam", "rho", "f", "g2", "g"]
 
 
-@pytest.fixture(params=FUNCTIONS)
-def function(path, request):
-    return getattr(path, request.param)
-
-
-def test_dtype_and_shape_follow_the_time(function):
+@rows("name", FUNCTIONS)
+def test_dtype_and_shape_follow_the_time(path, name):
+    function = getattr(path, name)
     for t in (0.5, 1, torch.tensor(0.5, dtype=torch.float64)):
         assert (function(t).shape, function(t).dtype) == ((), torch.float64)
     both = function(torch.full((2, 1), 0.5, dtype=torch.float64))
@@ -25,7 +24,9 @@ def test_dtype_and_shape_follow_the_time(function):
     assert (elsewhere.device.type, elsewhere.shape) == ("meta", (3,))
 
 
-def test_float32_stays_float32_and_half_types_are_widened(function):
+@rows("name", FUNCTIONS)
+def test_float32_stays_float32_and_half_types_are_widened(path, name):
+    function = getattr(path, name)
     exact = function(torch.tensor([0.25, 0.5], dtype=torch.float64))
     single = function(torch.tensor([0.25, 0.5], dtype=torch.float32))
     assert single.dtype == torch.float32
@@ -34,7 +35,7 @@ def test_float32_stays_float32_and_half_types_are_widened(function):
         assert torch.equal(function(torch.tensor([0.25, 0.5], dtype=half)), single)
 
 
-@pytest.mark.parametrize("name", ["alpha", "sigma", "lam", "t_of_lam"])
+@rows("name", ["alpha", "sigma", "lam", "t_of_lam"])
 def test_gradients_with_respect_to_time_are_finite_inside(path, name):
     t = (torch.tensor([0.1234, 0.5678], dtype=torch.float64) * path.t_max).requires_grad_()
     argument = path.lam(t).detach().requires_grad_() if name == "t_of_lam" else t

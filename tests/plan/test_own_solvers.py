@@ -16,6 +16,8 @@ from odesolve.methods import tableaus
 from odesolve.methods.tableaus import Tableau
 from odesolve.plans.instructions import Apply, Combine, Evaluate, Linear, Output
 from odesolve.plans.plan import Plan
+from tests.products import diagonal
+from tests.rows import rows
 
 from ..plan.literal import states
 
@@ -166,8 +168,10 @@ def test_apply_between_evaluation_and_use():
         )
 
 
-@pytest.mark.parametrize("solver", list(ode.solvers()))
-@pytest.mark.parametrize("path", [paths.VP(), paths.Linear().flipped()], ids=str)
+@rows(
+    ("solver", "path"),
+    diagonal(list(ode.solvers()), [paths.VP(), paths.Linear().flipped()]),
+)
 def test_lowered_plan_does_what_it_says(solver, path):
     plan = ode.plan(solver, path, 6, "karras")
     model = TWO.model(path, "v")
@@ -178,7 +182,7 @@ def test_lowered_plan_does_what_it_says(solver, path):
     )
 
 
-@pytest.mark.parametrize("solver", [k for k, s in ode.solvers().items() if not s.stochastic])
+@rows("solver", [k for k, s in ode.solvers().items() if not s.stochastic])
 def test_reverse_runs_from_data_to_noise(solver):
     path = paths.VP()
     plan = ode.plan(solver, path, 8, "vp_time", reverse=True)

@@ -13,6 +13,7 @@ from odesolve import paths
 from odesolve.errors import PlanError
 from odesolve.plans.instructions import Apply, Combine, Evaluate, Output
 from odesolve.plans.plan import Plan
+from tests.rows import rows
 
 SOLVERS = list(ode.solvers())
 
@@ -33,7 +34,7 @@ def changed(plan, k, column, by):
     return replace(plan, instructions=tuple(instructions))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@rows("solver", SOLVERS)
 def test_every_coefficient_of_a_state_row_is_checked(solver):
     """A change of 1e-9 in any weight of any step or stage breaks the law of that row."""
     plan = ode.plan(solver, paths.VP(), 5, "karras")
@@ -64,7 +65,7 @@ STEP = Combine((Output("x1", 0.5),), ("x0", "D1"), ((0.5, 0.5),))
 EVALUATION = Evaluate("x0", "D1", 1.0)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("plan", "what"),
     [
         (made_of(STEP), "uses 'D1' before it is defined"),

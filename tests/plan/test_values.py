@@ -14,6 +14,8 @@ import odesolve as ode
 from odesolve import grids, paths
 from odesolve.errors import OdesolveError, PlanError
 from odesolve.plans.plan import Plan
+from tests.products import diagonal
+from tests.rows import rows
 
 SOLVERS = list(ode.solvers())
 # One network evaluation a step and no starters: what is sent around as a table.
@@ -30,9 +32,9 @@ ddim: 3 steps, 3 evaluations, {"name":"VP","beta_min":0.1,"beta_max":20.0}
   result: x3"""
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(
-    "path", [paths.VP(), paths.Linear().flipped(), paths.Discrete.ddpm()], ids=str
+@rows(
+    ("solver", "path"),
+    diagonal(list(SOLVERS), [paths.VP(), paths.Linear().flipped(), paths.Discrete.ddpm()]),
 )
 def test_json_round_trip(solver, path):
     plan = ode.plan(solver, path, 10, "karras")
@@ -44,7 +46,7 @@ def test_json_round_trip(solver, path):
     assert ode.load_plan(plan.to_json()) == plan  # finds the path by itself
 
 
-@pytest.mark.parametrize("solver", SINGLE)
+@rows("solver", SINGLE)
 def test_json_of_ten_steps_is_below_4_kb(solver):
     for path in (paths.VP(), paths.Linear(), paths.Discrete.ddpm()):
         assert len(ode.plan(solver, path, 10, "karras").to_json()) < 4096
@@ -92,7 +94,7 @@ def test_printed_plan():
     assert str(ode.plan("ddim", paths.VP(), 3)) == DDIM
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@rows("solver", SOLVERS)
 def test_print_has_one_line_a_row(solver):
     plan = ode.plan(solver, paths.VP(), 4, "karras")
     head, *rows, tail = str(plan).splitlines()

@@ -13,6 +13,9 @@ import odesolve as ode
 from odesolve import paths
 from odesolve.errors import OdesolveError
 from odesolve.problems import Mixture
+from tests.conftest import FLIPPED, PATHS
+from tests.products import diagonal
+from tests.rows import rows
 
 DTYPE = torch.float64
 
@@ -42,6 +45,16 @@ def problem(request):
     return request.param
 
 
+ALL_PATHS = {**PATHS, **FLIPPED}
+
+
+@pytest.fixture(params=diagonal(list(ALL_PATHS), list(PROBLEMS), times=2), ids="-".join)
+def pair(request):
+    """A problem on a path: every path with two of the problems."""
+    path, problem = request.param
+    return PROBLEMS[problem], ALL_PATHS[path]
+
+
 def states(problem, path, t, n=5):
     x0 = problem.sample(n, seed=1)
     eps = torch.randn(x0.shape, dtype=DTYPE, generator=generator(3))
@@ -57,7 +70,8 @@ def inside(problem, path):
     return [(states(problem, path, u * path.t_max), u * path.t_max) for u in (0.02, 0.5, 0.98)]
 
 
-def test_score_is_the_gradient_of_the_density(problem, path):
+def test_score_is_the_gradient_of_the_density(pair):
+    problem, path = pair
     for x, t in inside(problem, path):
         leaf = x.clone().requires_grad_()
         (want,) = torch.autograd.grad(problem.log_prob(leaf, path, t).sum(), leaf)
@@ -66,9 +80,10 @@ def test_score_is_the_gradient_of_the_density(problem, path):
         )
 
 
-def test_posterior_means(problem, path):
+def test_posterior_means(pair):
     """Tweedie: E[x0] = (x + sigma^2 score)/alpha and E[eps] = -sigma score; the two add up to the
     state."""
+    problem, path = pair
     for x, t in inside(problem, path):
         a, s = float(path.alpha(t)), float(path.sigma(t))
         score = problem.score(x, path, t)
@@ -79,8 +94,9 @@ def test_posterior_means(problem, path):
         torch.testing.assert_close(problem.noise(x, path, t), -s * score, rtol=1e-14, atol=0)
 
 
-def test_velocity(problem, path):
+def test_velocity(pair):
     """alpha' E[x0] + sigma' E[eps]."""
+    problem, path = pair
     for x, t in inside(problem, path):
         data, eps = problem.data(x, path, t), problem.noise(x, path, t)
         da, ds = float(path.dalpha(t)), float(path.dsigma(t))
@@ -99,8 +115,9 @@ def test_a_time_for_each_sample(problem):
         torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
 
 
-def test_finite_at_both_ends(problem, path):
+def test_finite_at_both_ends(pair):
     """Also where sigma = 0 or sigma' is infinite, and continuous there."""
+    problem, path = pair
     inward = 1e-10 * (path.t_noise - path.t_data)
     for t, near in ((path.t_data, path.t_data + inward), (path.t_noise, path.t_noise - inward)):
         x = states(problem, path, t)
@@ -211,7 +228,7 @@ def test_digits_without_scikit_learn(monkeypatch):
         ode.problems.digits()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("make", "what"),
     [
         (

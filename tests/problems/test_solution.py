@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 
 import odesolve as ode
 from odesolve import paths
+from tests.products import diagonal
 
 DTYPE = torch.float64
 GAUSSIANS = [
@@ -35,8 +36,10 @@ def integrated(problem, x, path, t, r, tolerance):
     return torch.from_numpy(np.ascontiguousarray(done.y[:, -1])).reshape(x.shape)
 
 
-@pytest.mark.parametrize("problem", GAUSSIANS)
-@pytest.mark.parametrize(("u", "v"), [(0.95, 0.05), (0.1, 0.9)])
+@pytest.mark.parametrize(
+    ("problem", "u", "v"),
+    [(a, *b) for a, b in diagonal(list(GAUSSIANS), [(0.95, 0.05), (0.1, 0.9)])],
+)
 def test_gaussian_flow_is_the_integral_of_its_velocity(problem, path, u, v):
     if path.training_steps:  # between two levels: an integrator would stop at the kink of each
         u, v = 0.5 + 1e-3 * u, 0.5 + 1e-3 * v

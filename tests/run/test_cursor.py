@@ -14,6 +14,8 @@ from odesolve import paths
 from odesolve.errors import OdesolveError
 from odesolve.lowering.lower import lower
 from odesolve.run import Cursor, advance, begin
+from tests.products import diagonal
+from tests.rows import rows
 
 SOLVERS = list(ode.solvers())
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5, 0.1], [1.0, -0.2, 0.3]], std=(0.3, 0.5))
@@ -39,9 +41,10 @@ def saved(cursor):
     return torch.load(file)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("solver", "name", "dtype"),
+    diagonal(SOLVERS, list(MODELS), [torch.float32, torch.float64], times=2),
+)
 def test_loop_equals_iteration_equals_resumption_at_every_step(name, dtype, solver):
     model, x = MODELS[name], noise(dtype)
     want = ode.sample(model, x, solver, STEPS, "karras", seed=1)
@@ -54,7 +57,7 @@ def test_loop_equals_iteration_equals_resumption_at_every_step(name, dtype, solv
         assert torch.equal(ode.resume(model, saved(step.cursor)), want)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@rows("solver", SOLVERS)
 def test_driven_from_outside(solver):
     """begin and advance with a network called by hand; also from a program that is not watched."""
     model, x = MODELS["v"], noise()
@@ -68,7 +71,7 @@ def test_driven_from_outside(solver):
     assert torch.equal(cursor.result, ode.sample(model, state=x, plan=plan, seed=1))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@rows("solver", SOLVERS)
 def test_advance_leaves_the_old_cursor_alone(solver):
     model, x = MODELS["v"], noise()
     program = lower(

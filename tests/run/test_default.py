@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.rows import rows
 
 PATHS = {
     "vp": ode.paths.VP(),
@@ -57,7 +58,7 @@ def test_the_table_covers_every_number_of_evaluations():
         assert bounds[-1] == float("inf")
 
 
-@pytest.mark.parametrize("steps", [0, -1, 2.5, True])
+@rows("steps", [0, -1, 2.5, True])
 def test_bad_steps_are_refused(steps):
     with pytest.raises(ode.OdesolveError, match="whole number"):
         ode.sample(PROBLEM.model(PATHS["vp"], "noise"), (2, 3), steps=steps)

@@ -13,6 +13,8 @@ from odesolve import paths
 from odesolve.lowering.lower import Reading, lower
 from odesolve.plans.instructions import Apply, Combine, Evaluate, Output
 from odesolve.plans.plan import Plan
+from tests.products import diagonal
+from tests.rows import rows
 
 SOLVERS = list(ode.solvers())
 SHAPE = (20, 600)  # larger than anything that counts evaluations
@@ -84,8 +86,8 @@ def test_slots_keep_their_memory():
     assert len(seen) <= 2
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_network_that_reuses_its_output_buffer(solver):
+@rows(("solver", "predicts"), diagonal(SOLVERS, ["data", "noise", "v", "velocity"], times=2))
+def test_network_that_reuses_its_output_buffer(solver, predicts):
     """What the network returned is used up before it is called again, watched or not."""
     x, path = noise(), paths.Linear()
     buffer = torch.full_like(x, float("nan"))
@@ -94,36 +96,38 @@ def test_network_that_reuses_its_output_buffer(solver):
         buffer.fill_(float("nan"))
         return torch.tanh(x, out=buffer).mul_(0.5)
 
-    for predicts in ("data", "noise", "v", "velocity"):
-        plain = ode.Model(lambda x, t: torch.tanh(x) * 0.5, path, predicts)
-        reusing = ode.Model(net, path, predicts)
-        assert torch.equal(
-            ode.sample(reusing, x, solver, 4, seed=0), ode.sample(plain, x, solver, 4, seed=0)
-        )
-        kept = (
-            list(ode.iterate(reusing, x, solver, 4, seed=0)),
-            list(ode.iterate(plain, x, solver, 4, seed=0)),
-        )
-        assert all(
-            torch.equal(a.x, b.x) and torch.equal(a.data, b.data)
-            for a, b in zip(*kept, strict=True)
-        )
+    plain = ode.Model(lambda x, t: torch.tanh(x) * 0.5, path, predicts)
+    reusing = ode.Model(net, path, predicts)
+    assert torch.equal(
+        ode.sample(reusing, x, solver, 4, seed=0), ode.sample(plain, x, solver, 4, seed=0)
+    )
+    kept = (
+        list(ode.iterate(reusing, x, solver, 4, seed=0)),
+        list(ode.iterate(plain, x, solver, 4, seed=0)),
+    )
+    assert all(
+        torch.equal(a.x, b.x) and torch.equal(a.data, b.data) for a, b in zip(*kept, strict=True)
+    )
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_network_that_returns_its_input(solver):
+RETURNED = {"itself": lambda x, t: x, "a view": lambda x, t: x.flatten().view_as(x)}
+
+
+@rows(
+    ("solver", "predicts", "same"),
+    diagonal(SOLVERS, ["data", "noise", "velocity"], list(RETURNED), times=2),
+)
+def test_network_that_returns_its_input(solver, predicts, same):
     """Its output is the state's own memory, or a view of it."""
     x, path = noise(), paths.Linear()
-    for predicts in ("data", "noise", "velocity"):
-        copy = ode.Model(lambda x, t: x.clone(), path, predicts)
-        for same in (lambda x, t: x, lambda x, t: x.flatten().view_as(x)):
-            model = ode.Model(same, path, predicts)
-            assert torch.equal(
-                ode.sample(model, x, solver, 4, seed=0), ode.sample(copy, x, solver, 4, seed=0)
-            )
-            last = [list(ode.iterate(m, x, solver, 4, seed=0))[-1] for m in (model, copy)]
-            assert torch.equal(last[0].x, last[1].x)
-            assert torch.equal(last[0].data, last[1].data)
+    copy = ode.Model(lambda x, t: x.clone(), path, predicts)
+    model = ode.Model(RETURNED[same], path, predicts)
+    assert torch.equal(
+        ode.sample(model, x, solver, 4, seed=0), ode.sample(copy, x, solver, 4, seed=0)
+    )
+    last = [list(ode.iterate(m, x, solver, 4, seed=0))[-1] for m in (model, copy)]
+    assert torch.equal(last[0].x, last[1].x)
+    assert torch.equal(last[0].data, last[1].data)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun", "unipc_2"])
@@ -185,7 +189,7 @@ def in_place_and_forgetful(x, t):
     return out
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@rows("solver", SOLVERS)
 def test_transforms_may_work_in_place(solver):
     results = []
     for f in (lambda x, t: x.clamp(-0.2, 0.2), in_place, in_place_and_forgetful):

@@ -12,6 +12,8 @@ import torch
 import odesolve as ode
 from odesolve.run.part import carried
 from odesolve.sampling.execute import program_for
+from tests.products import diagonal, parametrize
+from tests.rows import rows
 from tests.run.rational import PATH, model, net, noise
 
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5, 0.1], [1.0, -0.2, 0.3]], std=(0.3, 0.5))
@@ -31,8 +33,7 @@ def apart(a, b):
     return (a - b).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)
 
 
-@pytest.mark.parametrize("solver", ode.solvers())
-@pytest.mark.parametrize("blocks", [None, 3])
+@pytest.mark.parametrize(("solver", "blocks"), diagonal(list(ode.solvers()), [None, 3]))
 def test_exact_is_bitwise_the_loop_for_every_solver(solver, blocks):
     parareal, steps = ode.Parareal(blocks, exact=True), 4 if solver == "annealed_langevin" else 8
     loop, got = both(parareal, solver, steps)
@@ -51,9 +52,11 @@ def test_exact_with_every_kind_of_coarse_solver(solver, coarse):
     assert int(parareal.iterations.max()) <= (7 if isinstance(coarse, str) else 3)
 
 
-@pytest.mark.parametrize("solver", [*SOLVERS, "predictor_corrector(norms=sample)"])
-@pytest.mark.parametrize("coarse", [None, "ddim"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@parametrize(
+    solver=[*SOLVERS, "predictor_corrector(norms=sample)"],
+    coarse=[None, "ddim"],
+    dtype=[torch.float32, torch.float64],
+)
 def test_exact_holds_with_guidance_conditions_and_transforms(solver, coarse, dtype):
     shift = torch.linspace(-0.3, 0.3, 5, dtype=dtype)
     guided = model(clip=1.5).guided(
@@ -65,9 +68,11 @@ def test_exact_holds_with_guidance_conditions_and_transforms(solver, coarse, dty
     assert torch.equal(loop, got)
 
 
-@pytest.mark.parametrize("predicts", ["noise", "v", "velocity", "score", "edm"])
-@pytest.mark.parametrize("coarse", [None, "ddim"])
-@pytest.mark.parametrize("network", [None, torch.float32])
+@parametrize(
+    predicts=["noise", "v", "velocity", "score", "edm"],
+    coarse=[None, "ddim"],
+    network=[None, torch.float32],
+)
 def test_exact_for_every_prediction_and_scaled_or_cast_input(predicts, coarse, network):
     other = ode.Model(
         lambda x, t: 0.4 * net(x, t) + 0.1 * x, PATH, predicts, time="t", dtype=network
@@ -293,7 +298,7 @@ def test_guesses_that_overflow_end_where_the_loop_does():
         largest.clear()
 
 
-@pytest.mark.parametrize("exact", [True, False])
+@rows("exact", [True, False])
 def test_the_bar_is_told_of_calls(exact):
     net, seen = model(), []
     program = program_for(net, ode.plan("ddim", PATH, 12), torch.float64, None)
@@ -303,7 +308,7 @@ def test_the_bar_is_told_of_calls(exact):
     assert len(seen) > 1
 
 
-@pytest.mark.parametrize(
+@rows(
     ("arguments", "message"),
     [
         ({"blocks": 1}, "blocks=1: give a whole number of at least 2"),
@@ -318,7 +323,7 @@ def test_errors_at_the_door(arguments, message):
         ode.Parareal(**arguments)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("arguments", "steps", "message"),
     [
         ({}, 1, "at least 2; give more steps"),

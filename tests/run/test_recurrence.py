@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from odesolve.kernels.dispatch import normal_sums
 
 import odesolve as ode
 from odesolve.noise.keys import keys_of
 from odesolve.plans.recurrence import DEEPEST, recurrence
+from tests.products import diagonal
+from tests.rows import rows
 from tests.run.rational import PATH, model, noise
 
 # their starters keep a step's many stages
@@ -29,8 +30,7 @@ def carried(rec, net, x, keys):
     return y
 
 
-@pytest.mark.parametrize("solver", ode.solvers())
-@pytest.mark.parametrize("grid", ["uniform", "karras"])
+@rows(("solver", "grid"), diagonal(list(ode.solvers()), ["uniform", "karras"]))
 def test_every_linear_plan_is_a_recurrence(solver, grid):
     net, x = model(), noise()
     plan = ode.plan(solver, PATH, 9, grid)

@@ -10,6 +10,8 @@ from odesolve.kernels.philox import keys
 import odesolve as ode
 from odesolve import paths
 from odesolve.plans.instructions import Evaluate, names
+from tests.products import diagonal
+from tests.rows import rows
 
 from ..plan.literal import states
 
@@ -37,9 +39,11 @@ def watched_by_hand(plan, path, x):
     return steps
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("path", PATHS, ids=str)
-def test_states_and_data_of_every_step(path, solver):
+@rows(
+    ("solver", "predicts", "path"),
+    diagonal(SOLVERS, ["data", "noise", "v", "velocity"], PATHS, times=3),
+)
+def test_states_and_data_of_every_step(solver, predicts, path):
     # Inside the path: there each of the networks determines everything.
     grid = [
         u * path.t_max
@@ -47,16 +51,15 @@ def test_states_and_data_of_every_step(path, solver):
     ]
     x = noise() * path.start_std(grid[0])
     want = watched_by_hand(ode.plan(solver, path, grid=grid, closed=True), path, x)
-    for predicts in ("data", "noise", "v", "velocity"):
-        model = GAUSSIAN.model(path, predicts)
-        steps = list(ode.iterate(model, state=x, solver=solver, grid=grid, seed=5))
-        assert [(s.index, s.t) for s in steps] == [(k + 1, t) for k, (t, _, _) in enumerate(want)]
-        for step, (_, state, data) in zip(steps, want, strict=True):
-            torch.testing.assert_close(step.x, state, rtol=0, atol=1e-11)
-            torch.testing.assert_close(step.data, data, rtol=0, atol=1e-10)
+    model = GAUSSIAN.model(path, predicts)
+    steps = list(ode.iterate(model, state=x, solver=solver, grid=grid, seed=5))
+    assert [(s.index, s.t) for s in steps] == [(k + 1, t) for k, (t, _, _) in enumerate(want)]
+    for step, (_, state, data) in zip(steps, want, strict=True):
+        torch.testing.assert_close(step.x, state, rtol=0, atol=1e-11)
+        torch.testing.assert_close(step.data, data, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@rows("solver", SOLVERS)
 def test_steps_of_the_whole_path(solver):
     """From pure noise to the data, where the last step has no finite log-SNR."""
     model = GAUSSIAN.model(paths.Linear(), "velocity")

@@ -11,6 +11,8 @@ from odesolve.plans.instructions import Apply
 from odesolve.plans.recurrence import recurrence
 from odesolve.run.sweeps import Sweeps
 from odesolve.sampling.execute import program_for
+from tests.products import diagonal, parametrize
+from tests.rows import rows
 from tests.run.rational import PATH, model, net, noise
 
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5, 0.1], [1.0, -0.2, 0.3]], std=(0.3, 0.5))
@@ -33,8 +35,7 @@ def apart(a, b):
     return float(((a - b).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)).max())
 
 
-@pytest.mark.parametrize("solver", ode.solvers())
-@pytest.mark.parametrize("size", [None, 5])
+@pytest.mark.parametrize(("solver", "size"), diagonal(list(ode.solvers()), [None, 5]))
 def test_exact_is_bitwise_the_loop_for_every_solver(solver, size):
     window = ode.Window(size, exact=True)
     steps = 4 if solver == "annealed_langevin" else 8
@@ -76,9 +77,7 @@ def test_every_solver_to_the_tolerance(solver):
         assert (window.report.why is not None) == isinstance(recurrence(plan), str)
 
 
-@pytest.mark.parametrize("acceleration", ["secant", "anderson", None])
-@pytest.mark.parametrize("size", [None, 4, 1])
-@pytest.mark.parametrize("stride", [None, 4])
+@parametrize(acceleration=["secant", "anderson", None], size=[None, 4, 1], stride=[None, 4])
 def test_a_vanishing_tolerance_takes_no_more_rounds_than_calls(acceleration, size, stride):
     for solver in ("ddim", "dpmpp_2m", "heun", "sde_dpmpp_1"):
         window = ode.Window(size, tolerance=1e-300, acceleration=acceleration, stride=stride)
@@ -242,7 +241,7 @@ def test_a_plan_without_a_path_and_afs():
     assert apart(loop, got) < 1e-5
 
 
-@pytest.mark.parametrize("exact", [True, False])
+@rows("exact", [True, False])
 def test_the_bar_is_told_of_calls(exact):
     net, seen = model(), []
     program = program_for(net, ode.plan("ddim", PATH, 12), torch.float64, None)
@@ -251,7 +250,7 @@ def test_the_bar_is_told_of_calls(exact):
     assert seen == sorted(seen)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("arguments", "message"),
     [
         ({"size": 0}, "size=0"),

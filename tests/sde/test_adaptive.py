@@ -30,7 +30,7 @@ def test_the_strong_error_follows_the_tolerance(solver):
     """Against a fine solution of the same seed, so on the same path: in proportion, and with more
     steps."""
     y0, tolerances = torch.ones(300, 1, **WIDE), (1e-2, 1e-3, 1e-4)
-    fine = solve(y0, solver, steps=4096, tree=True).last
+    fine = solve(y0, solver, steps=2048, tree=True).last
     errors, steps = [], []
     for tol in tolerances:
         sol = solve(y0, solver, rtol=tol, atol=tol)
@@ -70,8 +70,8 @@ def test_a_sample_is_the_same_beside_a_stiff_mate(solver):
             y0[rows],
             solver,
             lambda t, y, r: -r * y,
-            rtol=1e-3,
-            atol=1e-3,
+            rtol=1e-2,
+            atol=1e-2,
             ids=rows,
             args=args,
             t=t,

@@ -12,6 +12,7 @@ from odesolve.kernels import dispatch, philox
 import odesolve as ode
 from odesolve import OdesolveError
 from odesolve.noise.stream_numbers import STEPS
+from tests.products import LONG, diagonal
 
 WIDE = {"dtype": torch.float64}
 ADDITIVE = ("euler_maruyama", "euler_heun", "stochastic_heun", "midpoint", "sra1", "shark")
@@ -81,8 +82,10 @@ def test_without_noise_it_is_an_ode(solver, noise, calculus):
         assert torch.allclose(sol.last, exact, rtol=4e-3)
 
 
-@pytest.mark.parametrize(("solver", "noise", "calculus"), CASES)
-@pytest.mark.parametrize("tree", [False, True])
+@pytest.mark.parametrize(
+    ("solver", "noise", "calculus", "tree"),
+    [(*a, b) for a, b in diagonal(list(CASES), [False, True])],
+)
 def test_a_sample_has_the_same_bits_in_any_batch(solver, noise, calculus, tree):
     y0 = start(8, 5, dtype=torch.float32)
 
@@ -95,13 +98,13 @@ def test_a_sample_has_the_same_bits_in_any_batch(solver, noise, calculus, tree):
 
 
 @pytest.mark.parametrize(("solver", "noise", "calculus"), CASES)
-def test_the_same_path_at_10_and_1000_steps(solver, noise, calculus):
+def test_the_same_path_at_few_and_many_steps(solver, noise, calculus):
     """With the tree the solutions come together; without it they are others."""
-    y0 = start(50, 2)
-    few, many = (solve(y0, solver, noise, calculus, tree=True, steps=n).last for n in (10, 1000))
+    y0, fine = start(50, 2), 1000 if LONG else 200
+    few, many = (solve(y0, solver, noise, calculus, tree=True, steps=n).last for n in (10, fine))
     spread = float(many.std())
     assert float((few - many).square().mean().sqrt()) < 0.25 * spread
-    other = solve(y0, solver, noise, calculus, steps=1000).last
+    other = solve(y0, solver, noise, calculus, steps=fine).last
     assert float((other - many).square().mean().sqrt()) > spread
 
 

@@ -3,11 +3,11 @@ plan."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 import odesolve as ode
 from odesolve.lowering.lower import Transform, lower
+from tests.rows import rows
 
 from .cases import PATHS, SOLVERS
 
@@ -23,16 +23,14 @@ def program(solver, predicts="noise", path="vp", **options):
     )
 
 
-@pytest.mark.parametrize(
-    ("solver", "passes"), [("euler", 3), ("ddim", 3), ("dpmpp_2m", 5), ("unipc_2", 9)]
-)
-@pytest.mark.parametrize("path", ["vp", "edm", "linear"])
-@pytest.mark.parametrize("predicts", ["data", "v", "velocity"])
+@rows(("solver", "passes"), [("euler", 3), ("ddim", 3), ("dpmpp_2m", 5), ("unipc_2", 9)])
+@rows("path", ["vp", "edm", "linear"])
+@rows("predicts", ["data", "v", "velocity"])
 def test_passes_over_the_state(solver, passes, path, predicts):
     assert program(solver, predicts, path).passes <= passes * STEPS
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@rows("solver", SOLVERS)
 def test_one_launch_for_each_evaluation(solver):
     p = program(solver)
     places = sum(isinstance(op, Transform) for op in p.ops)  # steps whose size depends on norms
@@ -40,7 +38,7 @@ def test_one_launch_for_each_evaluation(solver):
     assert p.launches - places - moved == p.network_calls == len(p.times)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@rows("solver", SOLVERS)
 def test_evaluations_are_what_the_list_says(solver):
     entry = ode.solvers()[solver]
     counts = [

@@ -12,6 +12,7 @@ import odesolve as ode
 from odesolve import run
 from odesolve.lowering.lower import lower
 from odesolve.paths import PREDICTIONS
+from tests.products import diagonal, grouped, product
 
 from ..plan.literal import states
 from .cases import PATHS, SOLVERS
@@ -39,34 +40,36 @@ def unfolded(plan, model, x):
     return states(plan, KEYS, x, ask)[plan.result]
 
 
-@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
+CASES = grouped(product(SOLVERS, list(PATHS), list(PREDICTIONS), (False, True)))
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_folded_equals_unfolded(solver, guided):
-    for path in PATHS.values():
+def test_folded_equals_unfolded(solver):
+    for name, predicts, guided in CASES[solver]:
+        path = PATHS[name]
         # A start inside the path, where every prediction determines everything.
         grid = ode.grids.Karras(start=float(path.t_of_lam(-2.5)))
         if solver == "predictor_corrector":  # score -> data -> score loses the digits of sigma^2
             grid = replace(grid, stop=float(path.t_of_lam(0.5)), final=False)
         plan = ode.plan(solver, path, 4, grid)
-        for predicts in PREDICTIONS:
-            model = ode.Model(net, path, predicts, snap=False)
-            if guided:
-                model = model.guided(2.5, {"pull": PULL["cond"]}, {"pull": PULL["uncond"]})
-            x = NOISE * path.start_std(plan.grid[0])
-            folded = run.run(lower(plan, path, model.reading_for(x.dtype)), x, KEYS, model)
-            wanted = unfolded(plan, model, x)
-            scale = float(wanted.abs().max()) + float(x.abs().max()) / path.prior_std
-            assert float((folded - wanted).abs().max()) <= 1e-12 * scale, (path, predicts)
+        model = ode.Model(net, path, predicts, snap=False)
+        if guided:
+            model = model.guided(2.5, {"pull": PULL["cond"]}, {"pull": PULL["uncond"]})
+        x = NOISE * path.start_std(plan.grid[0])
+        folded = run.run(lower(plan, path, model.reading_for(x.dtype)), x, KEYS, model)
+        wanted = unfolded(plan, model, x)
+        scale = float(wanted.abs().max()) + float(x.abs().max()) / path.prior_std
+        off = float((folded - wanted).abs().max())
+        assert off <= 1e-12 * scale, (path, predicts, guided)
 
 
 def test_transforms_fold_as_they_read():
     path = PATHS["vp"]
-    for solver in SOLVERS:
+    for solver, predicts in diagonal(SOLVERS, ("noise", "v", "velocity"), times=2):
         plan = ode.plan(solver, path, 5, "karras")
-        for predicts in ("noise", "v", "velocity"):
-            model = ode.Model(net, path, predicts, clip=0.4)
-            folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), NOISE, KEYS, model)
-            torch.testing.assert_close(folded, unfolded(plan, model, NOISE), rtol=1e-11, atol=1e-11)
+        model = ode.Model(net, path, predicts, clip=0.4)
+        folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), NOISE, KEYS, model)
+        torch.testing.assert_close(folded, unfolded(plan, model, NOISE), rtol=1e-11, atol=1e-11)
 
 
 def test_classifier_gradient_folds():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import pytest
 import torch
 from odesolve.kernels.philox import keys
@@ -11,18 +14,27 @@ from odesolve import run
 from odesolve.lowering.lower import Reading, lower
 from odesolve.plans.instructions import Combine
 from odesolve.plans.plan import Plan
+from tests.products import diagonal, grouped, product
+from tests.rows import rows
 
 from .cases import GRIDS, PATHS, SOLVERS
 
+STEPS = (1, 2, 5, 13)
+
+
+@functools.cache
+def cases() -> dict[str, list[tuple]]:
+    """Path, grid and number of steps of every solver's plans."""
+    solvers = [*SOLVERS, *NOISY, *OVERLAPPING]
+    return grouped(product(solvers, list(PATHS), list(GRIDS), STEPS))
+
 
 def plans(solver: str):
-    for path in PATHS.values():
-        for grid in GRIDS.values():
-            for steps in (1, 2, 5, 13):
-                yield ode.plan(solver, path, steps, grid)
+    for path, grid, steps in cases()[solver]:
+        yield ode.plan(solver, PATHS[path], steps, GRIDS[grid])
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@rows("solver", SOLVERS)
 def test_laws_hold_on_every_path_and_grid(solver):
     assert max(p.law_residual() for p in plans(solver)) <= 1e-13
 
@@ -80,7 +92,7 @@ OVERLAPPING = [
 ]
 
 
-@pytest.mark.parametrize("solver", NOISY)
+@rows("solver", NOISY)
 def test_laws_hold_where_noise_is_replaced(solver):
     """The variance that a row keeps and the variance that it draws add up to the path's."""
     assert max(p.law_residual() for p in plans(solver)) <= 1e-13
@@ -88,7 +100,7 @@ def test_laws_hold_where_noise_is_replaced(solver):
     assert ode.plan(solver, PATHS["vp"], 5, "karras").streams == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("solver", OVERLAPPING)
+@rows("solver", OVERLAPPING)
 def test_laws_hold_where_draws_overlap_or_are_few(solver):
     assert max(p.law_residual() for p in plans(solver)) <= 1e-13
     p = ode.plan(solver, PATHS["vp"], 5, "karras")
@@ -109,8 +121,7 @@ def test_noise_of_the_wrong_size_is_refused():
         Plan.from_json(plan.to_json().replace(repr(weight), repr(weight * (1 + 1e-9))), PATHS["vp"])
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("name", ["vp", "edm", "linear", "ddpm"])
+@rows(("solver", "name"), itertools.product(SOLVERS, ["vp", "edm", "linear", "ddpm"]))
 def test_a_constant_data_prediction_is_solved_exactly(solver, name):
     """Independent of the law's own code: run the plan with a network that always says x0."""
     path = PATHS[name]
@@ -151,13 +162,9 @@ def test_a_broken_coefficient_is_refused():
         Plan.from_json(broken, PATHS["vp"])
 
 
-def test_analytic_first_step_costs_no_evaluation_and_keeps_the_laws():
-    for solver in SOLVERS:
-        for path in PATHS.values():
-            for steps in (1, 6):  # a plan of one step may be left without any evaluation
-                plain, afs = (
-                    ode.plan(solver, path, steps, "karras"),
-                    ode.plan(solver, path, steps, "karras", afs=True),
-                )
-                assert afs.nfe == plain.nfe - 1
-                assert afs.law_residual() <= 1e-13
+# a plan of one step may be left without any evaluation
+@rows(("solver", "name", "steps"), diagonal(SOLVERS, list(PATHS), (1, 6), times=4))
+def test_analytic_first_step_costs_no_evaluation_and_keeps_the_laws(solver, name, steps):
+    plain, afs = (ode.plan(solver, PATHS[name], steps, "karras", afs=a) for a in (False, True))
+    assert afs.nfe == plain.nfe - 1
+    assert afs.law_residual() <= 1e-13

@@ -12,6 +12,7 @@ import torch
 import odesolve as ode
 from odesolve import paths
 from odesolve.plans.instructions import Apply
+from tests.rows import rows
 
 from .cases import window
 from .moments import final_state, moments
@@ -29,7 +30,7 @@ STOCHASTIC = [n for n, s in ode.solvers().items() if s.stochastic and linear(n)]
 COARSE = {"euler_churn": "(s_churn=2)", "heun_churn": "(s_churn=2)", "dpm2_churn": "(s_churn=2)"}
 
 
-@pytest.mark.parametrize("solver", STOCHASTIC)
+@rows("solver", STOCHASTIC)
 def test_samples_have_the_moments_of_the_plan(solver):
     """Streams are independent of each other and of the start, and of unit variance, as the
     prediction takes them to be."""
@@ -56,7 +57,7 @@ ONE_PATH = [
 ]
 
 
-@pytest.mark.parametrize("solver", ONE_PATH)
+@rows("solver", ONE_PATH)
 def test_one_path_has_the_same_law(solver):
     """Noise of one Brownian path (its ends rounded to 4e-6 in log-SNR) or of a stream a step: equal
     in distribution."""

@@ -15,6 +15,7 @@ import odesolve as ode
 from odesolve import grids, paths
 from odesolve.noise import stream_numbers
 from odesolve.solvers.er_sde import RATIOS, _moments
+from tests.rows import rows
 
 from .cases import PATHS, window
 
@@ -52,7 +53,7 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), SAME)
+@rows(("one", "other"), SAME)
 def test_members_that_are_the_same_sampler(one, other):
     for name in ("vp", "edm", "linear"):
         path = PATHS[name]
@@ -78,8 +79,8 @@ SLOPES = {  # phi' of the named noise scaling functions
 }
 
 
-@pytest.mark.parametrize("scaling", RATIOS)
-@pytest.mark.parametrize(("high", "low"), [(1.3, 1.2), (80.0, 0.002), (0.1, 0.099999)])
+@rows("scaling", RATIOS)
+@rows(("high", "low"), [(1.3, 1.2), (80.0, 0.002), (0.1, 0.099999)])
 def test_integrals_of_er_sde(scaling, high, low):
     """phi(rho_t) int_t^s (rho - rho_s)^k phi'/phi^2 drho, here as it stands and by an adaptive
     rule."""

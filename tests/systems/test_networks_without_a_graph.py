@@ -11,6 +11,8 @@ import torch
 
 import odesolve as ode
 from odesolve.integrations import torchdiffeq, torchsde
+from tests.products import diagonal
+from tests.rows import rows
 
 # a graph of parameters alone is none
 WEIGHT = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
@@ -76,9 +78,9 @@ def guided(net, uncond):
     )
 
 
-@lost
-@pytest.mark.parametrize("options", DENSITIES.values(), ids=DENSITIES)
-def test_densities_of_models(net, options):
+@rows(("way", "net"), diagonal(list(DENSITIES), LOST, times=3))
+def test_densities_of_models(way, net):
+    options = DENSITIES[way]
     with pytest.raises(ode.OdesolveError, match="does not depend on its input"):
         ode.log_prob(model_of(net), X, **options)
 
@@ -137,7 +139,7 @@ def test_each_branch_of_guidance(net, branch):
 
 
 @lost
-@pytest.mark.parametrize("kind", ["data", "noise", "score", "velocity", "v", "edm"])
+@rows("kind", ["data", "noise", "score", "velocity", "v", "edm"])
 def test_predictions(net, kind):
     with pytest.raises(ode.OdesolveError, match="does not depend on its input"):
         getattr(model_of(net), kind)(X.clone().requires_grad_(), 0.5)
@@ -222,9 +224,8 @@ def gradient(solve, adjoint, f, **more):
         return torch.autograd.grad(solve(adjoint, f, y, **more).sum(), y)[0]
 
 
-@lost
-@solves
-def test_gradients_of_solves(net, solve, adjoint):
+@rows(("solve", "adjoint", "net"), [(*way, net) for way, net in diagonal(SOLVES, LOST, times=3)])
+def test_gradients_of_solves(solve, adjoint, net):
     with pytest.raises(ode.OdesolveError, match="depends on y in a way that autograd does not see"):
         gradient(solve, adjoint, lambda t, y: net(y))
 

@@ -12,6 +12,8 @@ from torch.autograd import functional as twice
 
 import odesolve as ode
 from odesolve.integrations import k_diffusion, torchdiffeq, torchsde
+from tests.products import diagonal
+from tests.rows import rows
 
 X = torch.tensor([[0.5, -0.2], [0.3, 0.1]], dtype=torch.float64)
 V = torch.tensor([[1.0, -0.5], [0.2, 0.7]], dtype=torch.float64)
@@ -180,11 +182,13 @@ def named(cases):
     return {"argvalues": cases.values(), "ids": list(cases)}
 
 
-@pytest.mark.parametrize("call", **named({**CLOSED, **CONNECTED}))
-@pytest.mark.parametrize("how", **named(FORWARDS))
+ENTRIES = {f"{name}, closed": call for name, call in CLOSED.items()} | CONNECTED
+
+
+@rows(("call", "how"), diagonal(list(ENTRIES), list(FORWARDS), times=2))
 def test_forward_differentiation_is_refused(call, how):
     with pytest.raises(ode.OdesolveError, match=r'adjoint="backprop" and torch\.autograd\.grad'):
-        how(call)
+        FORWARDS[how](ENTRIES[call])
 
 
 @pytest.mark.parametrize("call", **named(CONNECTED))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from odesolve.integrations.diffusers import OdesolveScheduler
+from tests.products import diagonal, product
 
 from .compare import STABLE_DIFFUSION, TOLERANCE, difference, gap, stock
 from .networks import diffusers, normal
@@ -51,8 +52,10 @@ def test_a_callback_replaces_the_latents_of_a_flow():
     assert difference("sd3", theirs, 6, callback_on_step_end=halved) < TOLERANCE
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    ("solver", "dtype"),
+    diagonal(list(SOLVERS), [torch.float32, torch.bfloat16]),
+)
 def test_a_callback_that_changes_nothing(solver, dtype):
     """Latents that were copied or written to with the same numbers are the same latents, to the
     last bit of the state."""
@@ -103,9 +106,14 @@ def test_a_call_after_an_interrupted_one(solver):
     assert torch.equal(run(pipe), whole)
 
 
-@pytest.mark.parametrize("strength", [0.3, 0.75, 1.0])
-@pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "DDIM"])
-@pytest.mark.parametrize("task", ["sd_image", "sd_inpaint"])
+@pytest.mark.parametrize(
+    ("strength", "name", "task"),
+    product(
+        [0.3, 0.75, 1.0],
+        ["DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "DDIM"],
+        ["sd_image", "sd_inpaint"],
+    ),
+)
 def test_strength(task, name, strength):
     """Also where the first step of the loop is not the first of the schedule, and where latents are
     mixed at every step."""
@@ -113,8 +121,10 @@ def test_strength(task, name, strength):
     assert difference(task, stock(name, **config), 8, strength=strength) < TOLERANCE
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("task", ["sd_image", "sd_inpaint"])
+@pytest.mark.parametrize(
+    ("solver", "task"),
+    diagonal(list(SOLVERS), ["sd_image", "sd_inpaint"]),
+)
 def test_strength_decides_the_number_of_steps(task, solver):
     calls = []
 

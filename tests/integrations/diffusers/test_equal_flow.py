@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from odesolve.integrations.diffusers import OdesolveScheduler
+from tests.products import diagonal, product
 
 from .compare import TOLERANCE, difference, stock
 from .pipelines import PIPELINES
@@ -25,9 +26,10 @@ MULTISTEP = [
 ]
 
 
-@pytest.mark.parametrize("guidance", [1.0, 7.0])
-@pytest.mark.parametrize("config", [{"shift": 1.0}, {"shift": 3.0}, DYNAMIC], ids=str)
-@pytest.mark.parametrize("pipeline", ["sd3", "sd3_image"])
+@pytest.mark.parametrize(
+    ("guidance", "config", "pipeline"),
+    product([1.0, 7.0], [{"shift": 1.0}, {"shift": 3.0}, DYNAMIC], ["sd3", "sd3_image"]),
+)
 def test_stable_diffusion_3(pipeline, config, guidance):
     theirs = stock("FlowMatchEulerDiscrete", **config)
     assert difference(pipeline, theirs, 8, guidance_scale=guidance) < TOLERANCE
@@ -41,9 +43,10 @@ def test_flux(pipeline, config):
     assert difference(pipeline, stock("FlowMatchEulerDiscrete", **config), 8) < TOLERANCE
 
 
-@pytest.mark.parametrize("kind", ["karras", "exponential", "beta"])
-@pytest.mark.parametrize("config", [{"shift": 3.0}, DYNAMIC], ids=str)
-@pytest.mark.parametrize("pipeline", ["sd3", "flux"])
+@pytest.mark.parametrize(
+    ("kind", "config", "pipeline"),
+    product(["karras", "exponential", "beta"], [{"shift": 3.0}, DYNAMIC], ["sd3", "flux"]),
+)
 def test_kinds_of_noise_levels(pipeline, config, kind):
     theirs = stock("FlowMatchEulerDiscrete", **config, **{f"use_{kind}_sigmas": True})
     assert difference(pipeline, theirs, 8) < TOLERANCE
@@ -59,14 +62,18 @@ def test_given_sigmas(config):
     )
 
 
-@pytest.mark.parametrize(("name", "config"), MULTISTEP, ids=str)
-@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize(
+    ("name", "config", "shift"),
+    [(*a, b) for a, b in diagonal(list(MULTISTEP), [1.0, 3.0, 5.0])],
+)
 def test_wan(name, config, shift):
     assert difference("wan", stock(name, **FLOW, flow_shift=shift, **config), 6) < TOLERANCE
 
 
-@pytest.mark.parametrize(("name", "config"), MULTISTEP, ids=str)
-@pytest.mark.parametrize("pipeline", ["flux", "sd3"])
+@pytest.mark.parametrize(
+    ("name", "config", "pipeline"),
+    [(*a, b) for a, b in diagonal(list(MULTISTEP), ["flux", "sd3"])],
+)
 def test_multistep_solvers_with_dynamic_shift(pipeline, name, config):
     assert difference(pipeline, stock(name, **FLOW, **DYNAMIC, **config), 6) < TOLERANCE
 

@@ -4,6 +4,7 @@ schedulers of diffusers."""
 import pytest
 
 from odesolve.integrations.diffusers import OdesolveScheduler
+from tests.products import diagonal, product
 
 from .compare import NUMPY, STABLE_DIFFUSION, TOLERANCE, difference, stock
 
@@ -50,14 +51,18 @@ def theirs(row, **config):
     return stock(name, **STABLE_DIFFUSION, **{**own, **config})
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    diagonal(list(CLASSES), list(KINDS), times=2),
+)
 def test_noise_levels(name, kind):
     assert difference("sd", theirs(CLASSES[name], **KINDS[kind])) < TOLERANCE
 
 
-@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
-@pytest.mark.parametrize("name", TO_SIGMA_MIN)
+@pytest.mark.parametrize(
+    ("name", "spacing"),
+    diagonal(list(TO_SIGMA_MIN), ["leading", "linspace", "trailing"]),
+)
 def test_schedulers_that_end_at_the_lowest_level(name, spacing):
     """But for levels of a kind that ends there already: the last step of diffusers is none then,
     and ours goes to zero."""
@@ -77,17 +82,19 @@ def test_predictions(name, prediction):
     )
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("steps", [2, 17])
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    ("name", "guidance", "steps"),
+    diagonal(list(CLASSES), [1.0, 3.0], [2, 17]),
+)
 def test_steps_and_guidance(name, steps, guidance):
     """Below and above 15 steps, where some schedulers change the order of their last steps."""
     assert difference("sd", theirs(CLASSES[name]), steps, guidance_scale=guidance) < TOLERANCE
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize("steps", [4, 10, 25])
-@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize(
+    ("prediction", "steps", "spacing"),
+    product(["epsilon", "sample", "v_prediction"], [4, 10, 25], ["leading", "trailing"]),
+)
 def test_ddim(spacing, steps, prediction):
     """With numbers of steps that divide 1000: else diffusers' steps do not end where the next one
     begins."""

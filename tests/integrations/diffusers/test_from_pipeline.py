@@ -85,17 +85,16 @@ def test_it_is_profiled_and_scored():
     report = ode.profile(
         model,
         ["ddim", "dpmpp_2m"],
-        [4, 8],
+        [4],
         noise=(1, *model.net.shape),
         tolerance=0.5,
-        limit=64,
+        limit=16,
         timing=0,
     )
     assert all(row.status == "ok" for row in report.rows)
     unguided = ode.from_pipeline(tiny.build(VP), **tiny.arguments(1), guidance_scale=1.0)
-    found = ode.log_prob(
-        unguided, normal(1, *model.net.shape), trace="hutchinson", products=1, tol=0.5, seed=0
-    )
+    x = normal(1, *model.net.shape)
+    found = ode.log_prob(unguided, x, trace="hutchinson", products=1, steps=2, seed=0)
     assert bool(torch.isfinite(found.value).all())
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 import odesolve as ode
 from odesolve import grids, paths, problems
 from odesolve.integrations.diffusers import OdesolveScheduler
+from tests.products import diagonal
 
 from .compare import TOLERANCE, gap, stock
 from .networks import normal
@@ -96,8 +97,15 @@ def looped(scheduler, model: ode.Model, x: Tensor, levels: list[float]) -> Tenso
     return x
 
 
-@pytest.mark.parametrize("solver", [name for name in ode.solvers() if name != "shark"])
-@pytest.mark.parametrize(("kind", "prediction"), CASES)
+@pytest.mark.parametrize(
+    ("solver", "kind", "prediction"),
+    [
+        (a, *b)
+        for a, b in diagonal(
+            [name for name in ode.solvers() if name != "shark"], list(CASES), times=2
+        )
+    ],
+)
 def test_is_its_plan(solver, kind, prediction):
     levels, path = LEVELS[kind], PATHS[kind]
     rho = torch.tensor([*levels, 0.0], dtype=torch.float64)

@@ -10,6 +10,7 @@ from odesolve import paths
 from odesolve.errors import OdesolveError
 from odesolve.integrations.imported import imported_function
 from odesolve.plans.instructions import Combine
+from tests.products import diagonal
 
 from ...parity.fed import seeded
 from ...parity.peers import float64, k_diffusion
@@ -66,8 +67,10 @@ def fast(denoiser, x, sigmas, disable=None, n=8, **extras):
     )
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("row", DETERMINISTIC, ids=tag)
+@pytest.mark.parametrize(
+    ("row", "grid"),
+    diagonal(list(DETERMINISTIC), list(GRIDS), times=2),
+)
 def test_replay_and_difference(row, grid):
     name, extras, solver, options = row
     with float64():

@@ -12,6 +12,7 @@ import torch
 
 import odesolve as ode
 from odesolve import grids, paths
+from tests.products import diagonal
 
 from . import comfy
 from .common import DENOISER, LEVELS, K, float64, gap, peer, start
@@ -61,8 +62,10 @@ def test_by_name_through_the_host(program):
     assert all(h[1].shape == h[2].shape == out.shape and h[3] == 8 for h in heard)
 
 
-@pytest.mark.parametrize("name", list(ode.solvers()))
-@pytest.mark.parametrize("path", [paths.EDM(), paths.Linear()], ids=["eps", "flow"])
+@pytest.mark.parametrize(
+    ("name", "path"),
+    diagonal(list(ode.solvers()), [paths.EDM(), paths.Linear()]),
+)
 def test_every_solver_runs_in_the_host(program, name, path):
     K.register(program.sampling, names=[name], listed=program.samplers)
     sigmas = FLOW if isinstance(path, paths.Linear) else SIGMAS

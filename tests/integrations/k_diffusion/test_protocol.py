@@ -12,6 +12,7 @@ import torch
 
 import odesolve as ode
 from odesolve.integrations.k_diffusion import driver
+from tests.rows import rows
 
 from .common import DENOISER, LEVELS, K, float64, gap, peer, start
 
@@ -19,7 +20,7 @@ OWN = [n for n in vars(peer) if n.startswith("sample_")]
 SIGMAS = LEVELS.float()
 
 
-@pytest.mark.parametrize("name", [*OWN, "log_likelihood"])
+@rows("name", [*OWN, "log_likelihood"])
 def test_signatures_are_the_peers(name):
     """The same parameters in the same order with the same values; what is ours alone comes after
     them."""
@@ -46,7 +47,7 @@ def test_every_solver_there_is_has_a_function():
         _ = K.sampling.sample_ode_nothing
 
 
-@pytest.mark.parametrize("name", list(ode.solvers()))
+@rows("name", list(ode.solvers()))
 def test_every_solver_denoises(name):
     """Data at one point: the denoiser knows it, and every solver arrives."""
     at = torch.tensor([[0.3, -0.7]])
@@ -118,10 +119,8 @@ def test_more_steps_do_no_harm_in_half_precision(dtype):
     assert errors[0] < 0.5 * errors[1]
 
 
-@pytest.mark.parametrize("count", [0, 1])
-@pytest.mark.parametrize(
-    "name", [n for n in OWN if n not in ("sample_dpm_fast", "sample_dpm_adaptive")]
-)
+@rows("count", [0, 1])
+@rows("name", [n for n in OWN if n not in ("sample_dpm_fast", "sample_dpm_adaptive")])
 def test_no_step_no_change(name, count):
     x = start()
     assert getattr(K.sampling, name)(lambda x, sigma: x, x, LEVELS[:count]) is x

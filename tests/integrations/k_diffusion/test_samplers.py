@@ -6,6 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.products import diagonal
+
 from .common import DENOISER, LEVELS, TOLERANCE, K, both, float64, gap, peer, start
 
 GRIDS = {
@@ -66,8 +68,10 @@ def assert_same(theirs, ours):
             assert (told[key].dtype, told[key].shape) == (wanted[key].dtype, wanted[key].shape)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("case", QUIET, ids=label)
+@pytest.mark.parametrize(
+    ("case", "grid"),
+    diagonal(list(QUIET), list(GRIDS), times=2),
+)
 def test_without_noise(case, grid):
     name, options = case
     with float64():
@@ -83,8 +87,10 @@ def test_without_noise(case, grid):
             assert_same(*both(name, GRIDS[grid], **options, **more))
 
 
-@pytest.mark.parametrize("grid", ["karras", "stops before the data", "one step that stops"])
-@pytest.mark.parametrize("case", NOISY, ids=label)
+@pytest.mark.parametrize(
+    ("case", "grid"),
+    diagonal(list(NOISY), ["karras", "stops before the data", "one step that stops"], times=2),
+)
 def test_with_a_noise_sampler(case, grid):
     name, options = case
     with float64():

@@ -12,6 +12,7 @@ import odesolve as ode
 from odesolve import grids, paths
 from odesolve.integrations import names
 from odesolve.names.table import ROWS
+from tests.rows import rows
 
 from ...parity.fed import dpm_solver_sde, handed, kdpm2_ancestral, patched, seeded, streams
 from ...parity.peers import PREDICTS, PROBLEM, TOLERANCE, gap, scheduler, start
@@ -54,7 +55,7 @@ def cases():
                 yield pytest.param(row, flow, id=tag)
 
 
-@pytest.mark.parametrize(("row", "flow"), list(cases()))
+@rows(("row", "flow"), list(cases()))
 def test_row(row, flow, monkeypatch):
     cls, config = names.to_diffusers(row.solver, row.options, row.schedule, flow)
     prediction = {"IPNDMScheduler": "v_prediction"}.get(

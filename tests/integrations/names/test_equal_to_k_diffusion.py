@@ -10,6 +10,7 @@ from odesolve import grids, paths
 from odesolve.integrations import names
 from odesolve.names.table import ROWS
 from odesolve.noise import stream_numbers
+from tests.products import diagonal
 
 from ...parity.fed import OnePath, seeded, streams
 from ...parity.peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start
@@ -51,8 +52,10 @@ def levels(schedule: str, n: int) -> list[float]:
     return names.sigmas(schedule, n, trained)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("row", PEERS, ids=label)
+@pytest.mark.parametrize(
+    ("row", "schedule"),
+    diagonal(list(PEERS), list(SCHEDULES), times=2),
+)
 def test_label(row, schedule):
     sigmas = levels(schedule, 8)
     with float64():

@@ -18,6 +18,7 @@ from odesolve.names.table import (
     SCHEDULES,
 )
 from odesolve.solvers import REGISTRY
+from tests.rows import rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*algorithm_type.*dpmsolver.* is deprecated:FutureWarning"),
@@ -36,15 +37,15 @@ def named(row, schedule: str) -> Named:
     return Named(row.solver, tuple(sorted(row.options.items())), schedule)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=label)
+@rows("row", ROWS, ids=label)
 def test_a_row_names_options_that_are_not_defaults(row):
     entry = REGISTRY[row.solver]
     assert all(entry.options[k] != v for k, v in row.options.items())
     assert any((row.diffusers, row.flow, row.label, row.comfy))
 
 
-@pytest.mark.parametrize("flow", [False, True])
-@pytest.mark.parametrize("row", ROWS, ids=label)
+@rows("flow", [False, True])
+@rows("row", ROWS, ids=label)
 def test_diffusers_and_back_with_every_schedule_that_the_class_takes(row, flow):
     """The classes' own signatures say which schedules they take."""
     diffusers = pytest.importorskip(
@@ -96,8 +97,8 @@ def taken(cls, schedule: str, flow: bool) -> bool:
     return has or schedule == "normal"
 
 
-@pytest.mark.parametrize("row", [r for r in ROWS if r.label], ids=label)
-@pytest.mark.parametrize("schedule", [s for s, programs in SCHEDULES.items() if programs[0]])
+@rows("row", [r for r in ROWS if r.label], ids=label)
+@rows("schedule", [s for s, programs in SCHEDULES.items() if programs[0]])
 def test_labels_and_back(row, schedule):
     text = names.to_label(row.solver, row.options, schedule)
     for written in (text, text.upper(), f"  {text.lower()} "):
@@ -124,8 +125,8 @@ def test_labels_as_the_web_ui_writes_them():
     )
 
 
-@pytest.mark.parametrize("row", [r for r in ROWS if r.comfy], ids=label)
-@pytest.mark.parametrize("schedule", [s for s, programs in SCHEDULES.items() if programs[1]])
+@rows("row", [r for r in ROWS if r.comfy], ids=label)
+@rows("schedule", [s for s, programs in SCHEDULES.items() if programs[1]])
 def test_comfy_and_back(row, schedule):
     sampler, scheduler = names.to_comfy(row.solver, row.options, schedule)
     assert names.from_comfy(sampler, scheduler) == named(row, schedule)

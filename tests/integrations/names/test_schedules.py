@@ -13,6 +13,7 @@ from odesolve import paths
 from odesolve.errors import OdesolveError
 from odesolve.integrations import names
 from odesolve.names.schedules import RULES
+from tests.rows import rows
 
 from ...parity.peers import float64, gap, k_diffusion
 
@@ -25,15 +26,15 @@ def made(schedule: str, n: int, **options) -> torch.Tensor:
     return torch.tensor(names.sigmas(schedule, n, TABLE.tolist(), **options), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("n", [2, 5, 20, 33])
-@pytest.mark.parametrize("schedule", ["karras", "exponential", "polyexponential"])
+@rows("n", [2, 5, 20, 33])
+@rows("schedule", ["karras", "exponential", "polyexponential"])
 def test_levels_of_k_diffusion(schedule, n):
     with float64():
         theirs = getattr(sampling, f"get_sigmas_{schedule}")(n, float(TABLE[0]), float(TABLE[-1]))
     assert gap(made(schedule, n), theirs) < 1e-13
 
 
-@pytest.mark.parametrize("n", [2, 5, 20, 33])
+@rows("n", [2, 5, 20, 33])
 def test_normal_is_what_k_diffusions_wrappers_list(n):
     """They round the times between the entries to float32."""
     with float64():
@@ -41,7 +42,7 @@ def test_normal_is_what_k_diffusions_wrappers_list(n):
     assert gap(made("normal", n), theirs) < 1e-6
 
 
-@pytest.mark.parametrize("n", [2, 5, 20, 33])
+@rows("n", [2, 5, 20, 33])
 def test_sgm_uniform_is_normal_with_one_step_more_and_without_the_last(n):
     assert gap(made("sgm_uniform", n)[:-1], made("normal", n + 1)[:-2]) < 1e-15
 
@@ -88,7 +89,7 @@ def test_kl_optimal_is_uniform_in_the_angle():
     assert gap(angles[[0, -1]], TABLE[[-1, 0]].atan()) < 1e-14
 
 
-@pytest.mark.parametrize("n", [2, 4, 7, 50])
+@rows("n", [2, 4, 7, 50])
 def test_linear_quadratic_is_linear_then_a_parabola_that_continues_it(n):
     done = 1.0 - made("linear_quadratic", n) / float(TABLE[-1])
     half = n // 2
@@ -102,8 +103,8 @@ def test_linear_quadratic_of_one_step():
     assert made("linear_quadratic", 1).tolist() == [float(TABLE[-1]), 0.0]
 
 
-@pytest.mark.parametrize("schedule", RULES)
-@pytest.mark.parametrize("n", [1, 2, 3, 10, 100])
+@rows("schedule", RULES)
+@rows("n", [1, 2, 3, 10, 100])
 def test_levels_fall_to_zero(schedule, n):
     levels = made(schedule, n).tolist()
     assert levels[-1] == 0.0

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.products import LONG
+
 from .problems import LIBRARIES
 
-ITERATIONS = 25
+ITERATIONS = 25 if LONG else 10
 # of a loss, after all iterations: training multiplies the differences of two solves within 1e-7
 CLOSE = 1e-5
 

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odesolve.errors import OdesolveError
+from tests.products import LONG
 
 from .problems import ADAMS, EXPLICIT, Field, fields, flat, gap, ours, theirs, times
 
-QUICK = settings(max_examples=25, deadline=None)
+QUICK = settings(max_examples=25 if LONG else 10, deadline=None)
 
 
 def both(method, field, y0, t, **options):

@@ -9,6 +9,7 @@ from torch import nn
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations import torchsde as ours
+from tests.products import diagonal
 
 from .equations import CASES, WIDE, gap
 
@@ -89,8 +90,10 @@ def answer(solve, eq, y0=None, **call):
     return ys, torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
-@pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
+@pytest.mark.parametrize(
+    ("calculus", "method", "noise", "kind"),
+    [(*a, b) for a, b in diagonal(list(CASES), [torch.float64, torch.complex128])],
+)
 def test_torchsdes_answers(calculus, method, noise, kind):
     """On real motions, where it takes them (of diagonal noise), but for milstein's conj(g') g; on
     complex ones by all methods that multiply no increments. A complex bm is told to others."""
@@ -136,8 +139,10 @@ def test_pairs_of_reals(calculus, method, noise):
         assert gap(walked, [numbers(other[0]), *other[1:]]) < 1e-12
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
-@pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
+@pytest.mark.parametrize(
+    ("calculus", "method", "noise", "kind"),
+    [(*a, b) for a, b in diagonal(list(CASES), [torch.float64, torch.complex128])],
+)
 def test_closed_forms(calculus, method, noise, kind):
     """y0 exp((k - c) t + s r W + ...): states, and gradients by the steps and by the adjoint of the
     equation."""
@@ -165,8 +170,10 @@ def test_closed_forms(calculus, method, noise, kind):
     assert gap([g.conj().resolve_conj() for g in truth], truth) > tolerance * size
 
 
-@pytest.mark.parametrize("call", ["sdeint", "sdeint_adjoint"])
-@pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
+@pytest.mark.parametrize(
+    ("calculus", "method", "noise", "call"),
+    [(*a, b) for a, b in diagonal(list(CASES), ["sdeint", "sdeint_adjoint"])],
+)
 def test_noise_of_its_own(calculus, method, noise, call):
     """Without bm increments are complex and circularly symmetric, as torchsde's, or the method says
     what to give."""

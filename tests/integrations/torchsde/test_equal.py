@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from odesolve.integrations import torchsde as ours
+from tests.products import LONG, diagonal
 
 from .equations import CASES, WIDE, Equation, Smooth, gap, start
 
@@ -17,8 +18,10 @@ torchsde = pytest.importorskip("torchsde")
 AREAS = {"srk": "space-time", "log_ode": "foster"}
 
 
-@pytest.mark.parametrize("logqp", [False, True])
-@pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
+@pytest.mark.parametrize(
+    ("calculus", "method", "noise", "logqp"),
+    [(*a, b) for a, b in diagonal(list(CASES), [False, True])],
+)
 def test_on_their_path(calculus, method, noise, logqp):
     """Output times between steps and on them, one that is cut short, and what extra=True
     returns."""
@@ -52,7 +55,7 @@ def test_on_their_path(calculus, method, noise, logqp):
     adaptive=st.booleans(),
     single=st.booleans(),
 )
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120 if LONG else 30, deadline=None, derandomize=True)
 def test_on_anything(case, seed, gaps, first, dt, logqp, adaptive, single):
     """Adaptive too: with a smooth path the steps chosen do not hang on the last digit. Times of
     float32 are rounded as theirs where steps end, and not always between. Where the noise passes
@@ -91,8 +94,10 @@ def gradients(sdeint, eq, logqp, **call):
     )
 
 
-@pytest.mark.parametrize("logqp", [False, True])
-@pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
+@pytest.mark.parametrize(
+    ("calculus", "method", "noise", "logqp"),
+    [(*a, b) for a, b in diagonal(list(CASES), [False, True])],
+)
 def test_gradients_of_the_steps(calculus, method, noise, logqp):
     eq = Equation(noise, calculus, 2)
     call = {

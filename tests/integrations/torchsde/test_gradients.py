@@ -9,6 +9,7 @@ from torch import nn
 
 from odesolve import OdesolveError
 from odesolve.integrations.torchsde import BrownianInterval, sdeint, sdeint_adjoint
+from tests.products import diagonal, product
 
 from .equations import CASES, WIDE, Equation, Smooth, gap, start
 
@@ -35,8 +36,10 @@ def relative(ours, theirs):
     )
 
 
-@pytest.mark.parametrize("logqp", [False, True])
-@pytest.mark.parametrize(("calculus", "noise"), KINDS)
+@pytest.mark.parametrize(
+    ("calculus", "noise", "logqp"),
+    [(*a, b) for a, b in diagonal(list(KINDS), [False, True])],
+)
 def test_the_gradient_of_the_equation(calculus, noise, logqp):
     """It comes to that of short steps as its own get shorter: of order 1, of general noise 1/2."""
     eq = Equation(noise, calculus, 1)
@@ -49,9 +52,10 @@ def test_the_gradient_of_the_equation(calculus, noise, logqp):
     assert errors[1] < 0.05
 
 
-@pytest.mark.parametrize("logqp", [False, True])
-@pytest.mark.parametrize("noise", ["diagonal", "scalar", "additive", "general"])
-@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize(
+    ("logqp", "noise", "adaptive"),
+    product([False, True], ["diagonal", "scalar", "additive", "general"], [False, True]),
+)
 def test_the_reversible_gradient_is_that_of_the_steps(noise, logqp, adaptive):
     """Also where outputs lie between steps, and where an error chose them."""
     eq = Equation(noise, "stratonovich", 3)
@@ -199,8 +203,10 @@ def test_nothing_is_kept_of_the_steps(method):
     assert count(0.1) == count(0.005)
 
 
-@pytest.mark.parametrize("adaptive", [False, True])
-@pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
+@pytest.mark.parametrize(
+    ("calculus", "method", "noise", "adaptive"),
+    [(*a, b) for a, b in diagonal(list(CASES), [False, True])],
+)
 @pytest.mark.filterwarnings("ignore:adaptive steps of the Euler")
 def test_the_way_there_is_made_once(calculus, method, noise, adaptive):
     """Calls of f and g are those of sdeint, one more that finds the parameters, and where sdeint

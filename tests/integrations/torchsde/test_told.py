@@ -10,6 +10,7 @@ import torch
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations import torchsde as ours
+from tests.products import diagonal, product
 
 from .equations import CASES, KINDS, WIDE, Equation, Smooth, gap, start
 
@@ -27,8 +28,13 @@ def said(solve, eq, words, **call):
     return sum(words in str(w.message) for w in caught)
 
 
-@pytest.mark.parametrize("call", ["sdeint", "sdeint_adjoint"])
-@pytest.mark.parametrize(("calculus", "method", "noise"), [*CASES, ("ito", None, "general")])
+@pytest.mark.parametrize(
+    ("calculus", "method", "noise", "call"),
+    [
+        (*a, b)
+        for a, b in diagonal([*CASES, ("ito", None, "general")], ["sdeint", "sdeint_adjoint"])
+    ],
+)
 def test_adaptive_euler(call, calculus, method, noise):
     """Whenever torchsde warns of it, and only then; by steps of one size never."""
     eq = Equation(noise, calculus)
@@ -57,9 +63,10 @@ def test_options_of_the_way_back():
     assert said(ours.sdeint_adjoint, eq, "adjoint_options=", adjoint_options={}) == 0
 
 
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("calculus", list(KINDS))
-@pytest.mark.parametrize("back", EVERY)
+@pytest.mark.parametrize(
+    ("noise", "calculus", "back"),
+    product(list(NOISES), list(KINDS), list(EVERY)),
+)
 def test_methods_of_the_adjoint(calculus, noise, back):
     """What torchsde cannot solve the adjoint by is refused; of additive noise methods of both
     calculi are the same."""
@@ -97,8 +104,10 @@ def answers(lib, call, eq, logqp, method):
     return [*out, *found]
 
 
-@pytest.mark.parametrize("logqp", [False, True])
-@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize(
+    ("method", "logqp"),
+    diagonal(list(EVERY), [False, True]),
+)
 def test_additive_noise_is_the_same_in_both_calculi(method, logqp):
     """torchsde solves it in the calculus of the method alone; in the other one the answer and its
     gradient are the same."""
@@ -112,9 +121,10 @@ def test_additive_noise_is_the_same_in_both_calculi(method, logqp):
     assert gap(back[0], theirs[0]) < 1e-12
 
 
-@pytest.mark.parametrize("logqp", [False, True])
-@pytest.mark.parametrize("call", ["sdeint", "sdeint_adjoint"])
-@pytest.mark.parametrize("noise", ["diagonal", "scalar", "general"])
+@pytest.mark.parametrize(
+    ("logqp", "call", "noise"),
+    product([False, True], ["sdeint", "sdeint_adjoint"], ["diagonal", "scalar", "general"]),
+)
 def test_other_noise_is_refused_in_the_other_calculus(noise, call, logqp):
     count = 0
     for calculus, methods in KINDS.items():
@@ -138,8 +148,10 @@ class Bent(Equation):
         return super().g(t, y) * (1 + y.unsqueeze(-1))
 
 
-@pytest.mark.parametrize("call", ["sdeint", "sdeint_adjoint"])
-@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize(
+    ("method", "call"),
+    diagonal(list(EVERY), ["sdeint", "sdeint_adjoint"]),
+)
 def test_additive_noise_that_sees_the_state(method, call):
     calculus = "ito" if method in KINDS["ito"] else "stratonovich"
     with pytest.raises(OdesolveError, match="another value at another y"):
