@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, unknown
 
 FAMILIES = ("preserving", "exploding", "flow")
@@ -69,6 +70,7 @@ def _origin(kind: type) -> tuple[str, str]:
     return kind.__module__, kind.__qualname__
 
 
+@fits
 def path_named(name: str) -> Any:
     """The path of this name, in any case, with its default parameters.
 

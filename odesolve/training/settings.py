@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from odesolve.fingerprints.code import Names, cells, code_parts, of_library, outside
+from odesolve.model.model import Model
 from odesolve.paths import Path
 
 PLAIN = (str, int, float, bool, type(None))
@@ -65,11 +66,12 @@ def _container(value: Any, depth: int) -> Any:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, or the public attributes of another object."""
+    """The fields of a dataclass, the parts of a model, or the public attributes of another
+    object."""
     if is_dataclass(value):
         return {f.name: getattr(value, f.name) for f in fields(value)}
-    held = getattr(value, "__dict__", {})
-    return {k: v for k, v in held.items() if not k.startswith("_")}
+    values = value.parts if isinstance(value, Model) else getattr(value, "__dict__", {})
+    return {k: v for k, v in values.items() if not k.startswith("_")}
 
 
 def bare(module: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.fingerprints.code import of_library, outside
+from odesolve.model.model import Model
 from odesolve.training.ema import tensors_of
 
 FIXED = ("teacher", "distance")  # networks that are called and never changed
@@ -95,6 +96,8 @@ def _held(value: Any) -> Iterator[tuple[str, Any]]:
             except ValueError:  # not filled yet
                 continue
         yield from _globals(value)
+    elif isinstance(value, Model):
+        yield from value.parts.items()
     else:
         yield from getattr(value, "__dict__", {}).items()
         yield from _globals(getattr(type(value), CALL, None))

@@ -86,7 +86,7 @@ ARROWS = {
         "planning problems process profile run sample wiring"
     ),
     "demo": "paths pictures problems profile sample",
-    "training": "distributed files fingerprints functions jobs objectives paths process",
+    "training": "distributed files fingerprints functions jobs model objectives paths process",
 }
 # What anyone may import from imports no more than this.
 BELOW = {"errors": "", "version": "", "doors": "errors process", "kernels": "errors doors"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import runner
+from tests.registries import registries_as_they_were
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -54,7 +55,7 @@ def test_document(file, tmp_path, monkeypatch):
     module = types.ModuleType("document")
     # the compiler looks up where a function is from
     monkeypatch.setitem(sys.modules, "document", module)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), registries_as_they_were():
         if file.name in NEEDS:
             warnings.simplefilter("ignore")
         for name in NEEDS.get(file.name, ()):

@@ -231,7 +231,7 @@ def test_times_of_a_scheduler():
     with pytest.raises(
         OdesolveError,
         match=r"timesteps have shape \(2, 2\): give a number, or "
-        r"one a sample",
+        r"one per sample",
     ):
         scheduler.add_noise(x, x, torch.tensor([[10, 20], [30, 40]]))
     for name in ("timesteps", "sigmas"):

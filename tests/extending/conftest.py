@@ -5,10 +5,7 @@ import sys
 
 import pytest
 
-from odesolve.paths.registry import KINDS, TYPED
-from odesolve.solvers import REGISTRY
-
-TABLES = (KINDS, TYPED, REGISTRY)
+from tests.registries import registries_as_they_were
 
 
 @pytest.fixture
@@ -16,7 +13,6 @@ def outside(tmp_path, monkeypatch):
     """Writes a module into the working folder and imports it; all that joined leaves afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = [dict(table) for table in TABLES]
     names = []
 
     def write(name, text):
@@ -25,9 +21,7 @@ def outside(tmp_path, monkeypatch):
         importlib.invalidate_caches()
         return importlib.import_module(name)
 
-    yield write
+    with registries_as_they_were():
+        yield write
     for name in names:
         sys.modules.pop(name, None)
-    for table, entries in zip(TABLES, before, strict=True):
-        for name in table.keys() - entries.keys():
-            del table[name]

@@ -262,7 +262,7 @@ def test_ranks_that_see_other_files_are_told(tmp_path):
 
     def check():
         folder = tmp_path / ("run" if dist.get_rank() == 0 else "elsewhere")
-        with pytest.raises(ode.OdesolveError, match="give a folder all share"):
+        with pytest.raises(ode.OdesolveError, match="give a folder that all ranks share"):
             run(folder=folder)
 
     on_ranks(check, 2, tmp_path)

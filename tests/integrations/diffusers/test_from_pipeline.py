@@ -94,7 +94,7 @@ def test_it_is_profiled_and_scored():
     assert all(row.status == "ok" for row in report.rows)
     unguided = ode.from_pipeline(tiny.build(VP), **tiny.arguments(1), guidance_scale=1.0)
     x = normal(1, *model.net.shape)
-    found = ode.log_prob(unguided, x, trace="hutchinson", products=1, steps=2, seed=0)
+    found = ode.log_prob(unguided, x, trace="hutchinson", products=1, tol=0.5, seed=0)
     assert bool(torch.isfinite(found.value).all())
 
 
