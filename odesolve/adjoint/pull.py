@@ -133,7 +133,13 @@ class _Way:
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, way: _Way, y0: Tensor, times: Tensor | None, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        way: _Way,
+        y0: Tensor,
+        times: Tensor | None,
+        *tensors: Tensor,
+    ) -> Tensor:
         kind = y0.device.type
         ctx.autocast = torch.is_autocast_enabled(kind)
         y, kept = way.mode.forward(y0.detach())

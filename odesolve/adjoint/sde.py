@@ -156,7 +156,14 @@ class SDEGradients:
             self.tick,
         )
 
-    def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
+    def _moved(
+        self,
+        t: float,
+        y: Tensor,
+        args: Arguments,
+        h: float,
+        w: Tensor,
+    ) -> Tensor:
         eq = PlainEquation(self.eq, args)
         g = eq.g(t, y)
         f = eq.f(y, t)

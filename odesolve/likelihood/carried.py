@@ -301,7 +301,14 @@ class _Visit:
     as the program made it. What the network answers is kept, so that the states after the call are
     those without a density."""
 
-    def __init__(self, model: Model, quantity: str, entry: Tensor, time: Tensor, call: Call):
+    def __init__(
+        self,
+        model: Model,
+        quantity: str,
+        entry: Tensor,
+        time: Tensor,
+        call: Call,
+    ):
         self.model = model
         self.quantity = quantity
         self.entry = entry

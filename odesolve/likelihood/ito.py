@@ -154,7 +154,13 @@ class _Step:
         return out
 
 
-def _at_level(value: Tensor, level: float, e: float, a: _Visit, b: _Visit) -> Tensor:
+def _at_level(
+    value: Tensor,
+    level: float,
+    e: float,
+    a: _Visit,
+    b: _Visit,
+) -> Tensor:
     """The gain at another noise level than that of the reverse SDE, where ``e`` is what the step
     leaves of z."""
     on = (level + 1.0) / level

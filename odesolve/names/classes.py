@@ -225,7 +225,13 @@ def _sde(c: Given, order: int, rule: str, end: Mapping[str, Any]) -> Found:
     return "dpmpp_2m_sde", {"second": rule}
 
 
-def _noise_form(c: Given, order: int, rule: str, end: dict[str, Any], noisy: bool) -> Found:
+def _noise_form(
+    c: Given,
+    order: int,
+    rule: str,
+    end: dict[str, Any],
+    noisy: bool,
+) -> Found:
     if order == 1:
         return ("sde_dpm_solver_1" if noisy else "dpm_solver_1"), {}
     if order == 3:

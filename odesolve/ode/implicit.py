@@ -262,7 +262,13 @@ class Implicit:
         )
 
 
-def hermite(y0: Tensor, y1: Tensor, f0: Tensor, f1: Tensor, h: Tensor) -> Tensor:
+def hermite(
+    y0: Tensor,
+    y1: Tensor,
+    f0: Tensor,
+    f1: Tensor,
+    h: Tensor,
+) -> Tensor:
     """Coefficients (4, n, ...), lowest power first, of the cubic in theta with these ends and
     slopes over steps h (n,)."""
     out = torch.empty(4, *y0.shape, dtype=y0.dtype, device=y0.device)

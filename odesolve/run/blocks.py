@@ -75,7 +75,14 @@ class Blocks:
     of any plan it has its history and its noise. With one it does that only for values beside the
     state. The first call of a block serves both F and G."""
 
-    def __init__(self, fine: Part, coarse: Part | None, model: Any, tolerance: float, exact: bool):
+    def __init__(
+        self,
+        fine: Part,
+        coarse: Part | None,
+        model: Any,
+        tolerance: float,
+        exact: bool,
+    ):
         self.fine = fine
         self.coarse = coarse
         self.model = model

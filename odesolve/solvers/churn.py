@@ -26,7 +26,14 @@ S_TMIN = 0.05
 S_TMAX = 50.0
 
 
-def heun_step(w: Writer, s: Point, t: Point, x: Linear, land: Land, exact: bool) -> Linear:
+def heun_step(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: Linear,
+    land: Land,
+    exact: bool,
+) -> Linear:
     """Heun's method in rho = sigma/alpha from s to t; first order to the data end. ``land`` writes
     the new state."""
     data = w.data(x, s)
@@ -37,7 +44,13 @@ def heun_step(w: Writer, s: Point, t: Point, x: Linear, land: Land, exact: bool)
     return land(t, (t.alpha / s.alpha) * x + (t.alpha * (t.rho - s.rho)) * slope, exact)
 
 
-def raise_noise(w: Writer, s: Point, hat: Point, x: Linear, s_noise: float) -> Linear:
+def raise_noise(
+    w: Writer,
+    s: Point,
+    hat: Point,
+    x: Linear,
+    s_noise: float,
+) -> Linear:
     """The state at s taken back to the noisier point ``hat`` by noise of its own."""
     added = hat.alpha * math.sqrt((hat.rho - s.rho) * (hat.rho + s.rho))
     return w.stage(
@@ -63,7 +76,13 @@ def _hats(w: Writer, s_churn: float, s_tmin: float, s_tmax: float) -> list[Point
     return [hat if rise else s for (s, _), rise, hat in zip(w.steps, rises, found, strict=True)]
 
 
-def _churned(w: Writer, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float):
+def _churned(
+    w: Writer,
+    s_churn: float,
+    s_tmin: float,
+    s_tmax: float,
+    s_noise: float,
+):
     """(raised point, end point, function from the state to the raised state) of every step."""
     for (s, t), hat in zip(w.steps, _hats(w, s_churn, s_tmin, s_tmax), strict=True):
         yield hat, t, lambda x, s=s, hat=hat: x if hat is s else raise_noise(w, s, hat, x, s_noise)

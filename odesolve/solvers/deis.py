@@ -24,7 +24,13 @@ Node = tuple[Point, Linear]
 CLOCK = {"t": lambda p: p.t, "rho": lambda p: p.rho, "lam": lambda p: p.lam}
 
 
-def deis(w: Writer, degree: int, basis: str, start: str, taper: bool) -> None:
+def deis(
+    w: Writer,
+    degree: int,
+    basis: str,
+    start: str,
+    taper: bool,
+) -> None:
     """x_t = (alpha_t/alpha_s) x + alpha_t sum_j w_j eps_j, w_j the integral over rho of the j-th
     Lagrange polynomial."""
     check_start(start)
@@ -48,7 +54,13 @@ def deis(w: Writer, degree: int, basis: str, start: str, taper: bool) -> None:
         x = w.step(t, _row(w, i, x, used, basis) if regular else first_order(s, t, x, data))
 
 
-def _row(w: Writer, i: int, x: Linear, nodes: list[Node], basis: str) -> Linear:
+def _row(
+    w: Writer,
+    i: int,
+    x: Linear,
+    nodes: list[Node],
+    basis: str,
+) -> Linear:
     s, t = w.steps[i]
     if basis == "lam":
         return noise_row(s, t, x, nodes)

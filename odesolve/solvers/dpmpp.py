@@ -165,7 +165,13 @@ def dpmpp_3m_published(w: Writer, *, second: str = "midpoint", taper: bool = Fal
         x = w.step(t, _published_row(s, t, x, used, second))
 
 
-def _published_row(s: Point, t: Point, x: Linear, nodes: list[Node], second: str) -> Linear:
+def _published_row(
+    s: Point,
+    t: Point,
+    x: Linear,
+    nodes: list[Node],
+    second: str,
+) -> Linear:
     if singular(s, t) or len(nodes) == 1 or (len(nodes) == 2 and second == "heun"):
         return data_row(s, t, x, nodes)
     h = t.lam - s.lam

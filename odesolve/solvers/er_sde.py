@@ -69,7 +69,13 @@ def _moments(s: Point, t: Point, ratio: Callable[[float], float], count: int) ->
     ]
 
 
-def _er_sde(w: Writer, order: int, scaling: Scaling, published: bool, s_noise: float) -> None:
+def _er_sde(
+    w: Writer,
+    order: int,
+    scaling: Scaling,
+    published: bool,
+    s_noise: float,
+) -> None:
     towards_data(w)
     ratio = _ratio(scaling)
     x = w.start

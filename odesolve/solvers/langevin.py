@@ -23,7 +23,13 @@ def score_of(at: Point, x: Linear, data: Linear) -> Linear:
     return (at.alpha / at.sigma**2) * data - (1.0 / at.sigma**2) * x
 
 
-def reverse_diffusion(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+def reverse_diffusion(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: Linear,
+    data: Linear,
+) -> Row:
     """(2 - a) x + v score + sqrt(v) z, where the path's own step from t to s is x_s = a x_t +
     sqrt(v) z (eq. 46)."""
     a = s.alpha / t.alpha
@@ -31,17 +37,35 @@ def reverse_diffusion(w: Writer, s: Point, t: Point, x: Linear, data: Linear) ->
     return (2.0 - a) * x + v * score_of(s, x, data) + math.sqrt(v) * w.noise(s, t), False
 
 
-def euler_maruyama(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+def euler_maruyama(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: Linear,
+    data: Linear,
+) -> Row:
     """An Euler-Maruyama step of the reverse SDE in t (eq. 6)."""
     return euler_row(w, s, t, x, data, float(w.path.g2(s.t))), False
 
 
-def ancestral(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+def ancestral(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: Linear,
+    data: Linear,
+) -> Row:
     """DDPM's step with the posterior variance."""
     return split_row(w, s, t, x, data, tau_split(s, t, 1.0)), True
 
 
-def probability_flow(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+def probability_flow(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: Linear,
+    data: Linear,
+) -> Row:
     """DDIM's step, which draws nothing."""
     return first_order(s, t, x, data), True
 
@@ -152,7 +176,13 @@ def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
         x = w.step(t, row, exact=False)
 
 
-def _walk(w: Writer, at: Point, x: Linear, each: int, step: float) -> Linear:
+def _walk(
+    w: Writer,
+    at: Point,
+    x: Linear,
+    each: int,
+    step: float,
+) -> Linear:
     """``each`` Langevin steps at one level; the last is left as a row."""
     for k in range(each):
         score = score_of(at, x, w.data(x, at))

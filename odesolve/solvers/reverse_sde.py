@@ -70,7 +70,14 @@ def euler_maruyama(
         x = w.step(t, euler_row(w, s, t, x, data, square), exact=False)
 
 
-def euler_row(w: Writer, s: Point, t: Point, x: Linear, data: Linear, square: float) -> Linear:
+def euler_row(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: Linear,
+    data: Linear,
+    square: float,
+) -> Linear:
     """An Euler-Maruyama step from s to t with the diffusion coefficient w, w^2 = ``square``."""
     dt = t.t - s.t
     eps = dt * s.dsigma - abs(dt) * square / (2.0 * s.sigma)  # of the noise prediction

@@ -27,7 +27,13 @@ def runge_kutta(w: Writer, *, tableau: Tableau, clock: str = "t") -> None:
         x, _ = rk_step(w, c, tableau, i, x)
 
 
-def rk_step(w: Writer, clock: Clock, tableau: Tableau, i: int, x: Linear) -> tuple[Linear, Linear]:
+def rk_step(
+    w: Writer,
+    clock: Clock,
+    tableau: Tableau,
+    i: int,
+    x: Linear,
+) -> tuple[Linear, Linear]:
     """Step i; returns the new state and the slope at its start. First order where the clock is
     infinite."""
     s, t = w.steps[i]

@@ -93,7 +93,14 @@ def _correct(step: _Step, t: Point, data: Linear, published: bool) -> Linear:
     return _mean(step.s, t, step.x, nodes, step.tau2, published) + step.noise
 
 
-def _mean(s: Point, t: Point, x: Linear, nodes: list[Node], tau2: float, published: bool) -> Linear:
+def _mean(
+    s: Point,
+    t: Point,
+    x: Linear,
+    nodes: list[Node],
+    tau2: float,
+    published: bool,
+) -> Linear:
     if not published or len(nodes) != 2 or singular(s, t):
         return tau_mean(s, t, x, nodes, tau2)
     (a, newer), (b, older) = nodes

@@ -89,7 +89,14 @@ def dpmpp_2m_sde(
         last = [node]
 
 
-def _midpoint(s: Point, t: Point, x: Linear, node: Node, last: list[Node], tau2: float) -> Linear:
+def _midpoint(
+    s: Point,
+    t: Point,
+    x: Linear,
+    node: Node,
+    last: list[Node],
+    tau2: float,
+) -> Linear:
     """The line through the last two predictions, taken at the middle of the step."""
     row = tau_mean(s, t, x, [node], tau2)
     if not last or singular(s, t) or not math.isfinite(last[0][0].lam):

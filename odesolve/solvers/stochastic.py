@@ -102,7 +102,13 @@ def split_row(
     return a * x + (t.alpha - a * s.alpha) * data + fresh
 
 
-def tau_mean(s: Point, t: Point, x: Linear, nodes: Sequence[Node], tau2: float) -> Linear:
+def tau_mean(
+    s: Point,
+    t: Point,
+    x: Linear,
+    nodes: Sequence[Node],
+    tau2: float,
+) -> Linear:
     """Mean of an exponential integrator at the noise level tau^2: D is a polynomial in lambda
     through the nodes.
 

@@ -141,7 +141,14 @@ class Writer:
             "langevin", x, at, last, (score.name,), stream_of(self.fresh(at, at).name), (snr, scale)
         )
 
-    def learned_noise(self, mean: Linear, s: Point, t: Point, small: float, large: float) -> Linear:
+    def learned_noise(
+        self,
+        mean: Linear,
+        s: Point,
+        t: Point,
+        small: float,
+        large: float,
+    ) -> Linear:
         """Finish a step by noise of the variance that the network predicted in its last evaluation,
         between two."""
         k = next(
@@ -162,7 +169,16 @@ class Writer:
             "learned_noise", mean, t, True, (f"{call.output}.variance",), stream, logs
         )
 
-    def _apply(self, fn: str, x: Linear, at: Point, last: bool, others, stream, given) -> Linear:
+    def _apply(
+        self,
+        fn: str,
+        x: Linear,
+        at: Point,
+        last: bool,
+        others,
+        stream,
+        given,
+    ) -> Linear:
         self._done = self._done + last
         self._stages = self._stages + (not last)
         name = f"x{self._done}" if last else f"y{self._stages}"

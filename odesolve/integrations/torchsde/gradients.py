@@ -127,7 +127,14 @@ class Gradients:
         row = {k: i for i, k in enumerate(needed)}
         return course.read(lambda k: ys[row[k]]), states[len(course.times) - 1]
 
-    def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
+    def _moved(
+        self,
+        t: float,
+        y: Tensor,
+        args: Arguments,
+        h: float,
+        w: Tensor,
+    ) -> Tensor:
         form = self.problem.form
         if form.calculus == "stratonovich" or form.noise_type == "additive":
             f, moved = form.both(y, t, w)

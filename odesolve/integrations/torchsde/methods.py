@@ -33,14 +33,28 @@ class Method:
     areas: str = "none"
 
 
-def milstein(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Any) -> Tensor:
+def milstein(
+    eq: Form,
+    y: Tensor,
+    t: Tensor,
+    h: float,
+    w: Tensor,
+    a: Any,
+) -> Tensor:
     """Milstein 1974 with (dg/dy) g by autograd."""
     f = eq.f(y, t)
     moved, second = eq.along_itself(t, y, w, 0.5 * _square(eq, w, h))
     return y + f * h + moved + second
 
 
-def milstein_by_difference(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Any) -> Tensor:
+def milstein_by_difference(
+    eq: Form,
+    y: Tensor,
+    t: Tensor,
+    h: float,
+    w: Tensor,
+    a: Any,
+) -> Tensor:
     """Kloeden and Platen 1992 (11.1.3): (dg/dy) g as a difference over sqrt(h)."""
     if eq.noise_type == "additive":
         return milstein(eq, y, t, h, w, a)
@@ -50,14 +64,28 @@ def milstein_by_difference(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, 
     return y + f * h + eq.times_increment(g, w) + more
 
 
-def srk(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Tensor) -> Tensor:
+def srk(
+    eq: Form,
+    y: Tensor,
+    t: Tensor,
+    h: float,
+    w: Tensor,
+    a: Tensor,
+) -> Tensor:
     """SRA1 of additive noise, else SRID2 (Rossler 2010)."""
     if eq.noise_type == "additive":
         return steps.sra1(eq, y, t, h, w, a)  # type: ignore[arg-type]
     return steps.srid2(_Columns(eq), y, t, h, w, a)  # type: ignore[arg-type]
 
 
-def log_ode(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Tensor) -> Tensor:
+def log_ode(
+    eq: Form,
+    y: Tensor,
+    t: Tensor,
+    h: float,
+    w: Tensor,
+    a: Tensor,
+) -> Tensor:
     """The midpoint method with the bracket of the columns of g on the step's Levy area (Foster
     2020, section 6)."""
     f, moved = eq.both(y, t, w)

@@ -111,7 +111,14 @@ class Explicit:
                     batch.norm.where(~batch.norm.isfinite(), batch.norm.clamp_max(1.0))
                 )
 
-    def _time(self, t: float, h: float, c: float, lands: bool, like: Tensor) -> Tensor:
+    def _time(
+        self,
+        t: float,
+        h: float,
+        c: float,
+        lands: bool,
+        like: Tensor,
+    ) -> Tensor:
         """The time of a stage; that before a jump where the step ends at one."""
         end = c == 1.0 and lands
         at = self.system.clock.moment(self.end if end else t + c * h, like)
