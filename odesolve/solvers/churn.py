@@ -11,7 +11,7 @@ import torch
 
 from odesolve.errors import PlanError
 from odesolve.paths import Path, Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.families import CHURN
 from odesolve.solvers.generator import first_order, noise_of, singular
 from odesolve.solvers.outside import Outside
@@ -19,7 +19,7 @@ from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import towards_data
 from odesolve.solvers.writer import Writer
 
-Land = Callable[[Point, Linear, bool], Linear]
+Land = Callable[[Point, LinearForm, bool], LinearForm]
 # EDM's values for ImageNet-64 (Karras et al. 2022, table 5).
 S_CHURN = 40.0
 S_TMIN = 0.05
@@ -30,10 +30,10 @@ def heun_step(
     w: Writer,
     s: Point,
     t: Point,
-    x: Linear,
+    x: LinearForm,
     land: Land,
     exact: bool,
-) -> Linear:
+) -> LinearForm:
     """Heun's method in rho = sigma/alpha from s to t; first order to the data end. ``land`` writes
     the new state."""
     data = w.data(x, s)
@@ -48,9 +48,9 @@ def raise_noise(
     w: Writer,
     s: Point,
     hat: Point,
-    x: Linear,
+    x: LinearForm,
     s_noise: float,
-) -> Linear:
+) -> LinearForm:
     """The state at s taken back to the noisier point ``hat`` by noise of its own."""
     added = hat.alpha * math.sqrt((hat.rho - s.rho) * (hat.rho + s.rho))
     return w.stage(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import inner_lam, second_order_step, third_order_step
 from odesolve.solvers.families import DEIS
@@ -20,7 +20,7 @@ from odesolve.solvers.outside import TAPERED_RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
-Node = tuple[Point, Linear]
+Node = tuple[Point, LinearForm]
 CLOCK = {"t": lambda p: p.t, "rho": lambda p: p.rho, "lam": lambda p: p.lam}
 
 
@@ -57,10 +57,10 @@ def deis(
 def _row(
     w: Writer,
     i: int,
-    x: Linear,
+    x: LinearForm,
     nodes: list[Node],
     basis: str,
-) -> Linear:
+) -> LinearForm:
     s, t = w.steps[i]
     if basis == "lam":
         return noise_row(s, t, x, nodes)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from odesolve.errors import OdesolveError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import inner_lam
 from odesolve.solvers.dpmpp import midpoint_row, third_order_step
@@ -18,7 +18,7 @@ from odesolve.solvers.outside import TAPERED, TAPERED_RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
-Node = tuple[Point, Linear]
+Node = tuple[Point, LinearForm]
 
 
 def unipc(
@@ -63,10 +63,10 @@ def unipc(
 def _predict(
     s: Point,
     t: Point,
-    x: Linear,
+    x: LinearForm,
     nodes: list[Node],
     variant: str,
-) -> Linear:
+) -> LinearForm:
     if len(nodes) != 2 or singular(s, t):
         return data_row(s, t, x, nodes)
     h = t.lam - s.lam
@@ -75,12 +75,12 @@ def _predict(
 
 
 def _correct(
-    x: Linear,
+    x: LinearForm,
     nodes: list[Node],
     t: Point,
-    data: Linear,
+    data: LinearForm,
     variant: str,
-) -> Linear:
+) -> LinearForm:
     s = nodes[0][0]
     if len(nodes) > 1 or singular(s, t):
         return data_row(s, t, x, nodes if singular(s, t) else [*nodes, (t, data)])
