@@ -137,7 +137,13 @@ def _remember(state: Tensor, error: Tensor, accepted: Tensor) -> None:
     state[ERROR] = error.where(accepted, state[ERROR])
 
 
-def _end(state: Tensor, spent: Tensor, short: Tensor, diverged: Tensor, landed: Tensor) -> None:
+def _end(
+    state: Tensor,
+    spent: Tensor,
+    short: Tensor,
+    diverged: Tensor,
+    landed: Tensor,
+) -> None:
     """The statuses, of several reasons the last one."""
     status = state[STATUS].masked_fill(spent, MAX_STEPS)
     status = status.masked_fill(short, MIN_STEP).masked_fill(diverged, DIVERGED)

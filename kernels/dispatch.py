@@ -210,7 +210,14 @@ def combine(
             reference.combine(outs, ins, weights, base, keys, streams, error)
 
 
-def _combine_sums(outs, ins, weights, base, keys, streams) -> None:
+def _combine_sums(
+    outs,
+    ins,
+    weights,
+    base,
+    keys,
+    streams,
+) -> None:
     """``combine`` in two passes, for more streams than a kernel takes: the noise of every output is
     one input more."""
     n_in = len(ins)
@@ -224,7 +231,15 @@ def _combine_sums(outs, ins, weights, base, keys, streams) -> None:
     combine(outs, [*ins, *sums], torch.cat([table[..., :n_in], unit], -1), base)
 
 
-def _combine_traced(outs, ins, weights, base, keys, streams, error) -> None:
+def _combine_traced(
+    outs,
+    ins,
+    weights,
+    base,
+    keys,
+    streams,
+    error,
+) -> None:
     weights = weights if isinstance(weights, Tensor) else torch.tensor(weights, dtype=torch.float64)
     dtypes = [o.dtype for o in outs]
     if error is not None:

@@ -63,7 +63,14 @@ def combined(
     return torch.ops.odesolve.combined(list(ins), weights, list(base), keys, where, list(dtypes))
 
 
-def _combined(ins, weights, base, keys, streams, dtypes):
+def _combined(
+    ins,
+    weights,
+    base,
+    keys,
+    streams,
+    dtypes,
+):
     ins = [_bare(x) for x in ins]
     outs = [torch.empty_like(ins[0], dtype=d) for d in dtypes]
     dispatch.combine(outs, ins, weights.detach(), base, keys, streams)
@@ -138,7 +145,13 @@ def _transposed(weights: Tensor, base: Sequence[int], n: int) -> tuple[Tensor, l
     return back, first
 
 
-def _weight_gradient(weights, grads, ins, keys, streams) -> Tensor:
+def _weight_gradient(
+    weights,
+    grads,
+    ins,
+    keys,
+    streams,
+) -> Tensor:
     normals = [reference.normal_like(grads[0], keys, s, grads[0].dtype) for s in streams]
     columns = [x.double().flatten(1) for x in (*ins, *normals)]
     products = [
@@ -154,7 +167,14 @@ register_autograd("odesolve::combined", _gradients, setup_context=_remember, lib
 
 
 @register_fake("odesolve::combined", lib=LIBRARY)
-def _combined_like(ins, weights, base, keys, streams, dtypes):
+def _combined_like(
+    ins,
+    weights,
+    base,
+    keys,
+    streams,
+    dtypes,
+):
     return [torch.empty_like(ins[0], dtype=d) for d in dtypes]
 
 

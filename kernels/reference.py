@@ -209,7 +209,14 @@ def normal_like(x: Tensor, keys: Tensor | None, stream: Tensor | int, dtype: tor
 
 
 @op(writes=("out",), device="e")
-def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale) -> None:
+def rms(
+    out: Tensor,
+    e: Tensor,
+    y0: Tensor,
+    y1: Tensor,
+    rtol: Scale,
+    atol: Scale,
+) -> None:
     """out (B,) <- root mean square over each sample of e / (atol + rtol * max(|y0|, |y1|)); 0 for
     an empty sample.
 
@@ -226,7 +233,13 @@ def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale
 
 
 @op(writes=("out",), device="a")
-def inner(out: Tensor, a: Tensor, b: Tensor, weight: Scale = 1.0, accumulate: bool = False) -> None:
+def inner(
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    weight: Scale = 1.0,
+    accumulate: bool = False,
+) -> None:
     """out (B,) <- weight * sum over each sample of a * b, added to what is there with
     ``accumulate``."""
     _check_reduction("inner", out, a, b)

@@ -184,7 +184,13 @@ def window(
             table_of_points(name, table, *out.shape[:2])
 
 
-def table_of_points(name: str, table: Tensor, points: int, batch: int, *columns: int) -> None:
+def table_of_points(
+    name: str,
+    table: Tensor,
+    points: int,
+    batch: int,
+    *columns: int,
+) -> None:
     """Refuse a table that is not one of points, or of points and samples."""
     one = (points, *columns)
     each = (points, batch, *columns)

@@ -209,7 +209,13 @@ def sample(
     if batch is None:
         return _result(_solve(model, noise, state, request), full)
 
-    def solve(model: Model, noise: Any, state: Any, ids: Any, progress: Any = progress) -> Sample:
+    def solve(
+        model: Model,
+        noise: Any,
+        state: Any,
+        ids: Any,
+        progress: Any = progress,
+    ) -> Sample:
         return _solve(model, noise, state, replace(request, ids=ids, progress=progress))
 
     calls = len(chosen.evaluations)
@@ -376,7 +382,13 @@ def _watched(model: Model, exact: bool) -> tuple[Model, Steady | None]:
     return steady_model(model, False) if exact else (model, None)
 
 
-def _last_finite(plan: Plan, model: Model, x: Tensor, seed, ids) -> tuple[Tensor, float, int]:
+def _last_finite(
+    plan: Plan,
+    model: Model,
+    x: Tensor,
+    seed,
+    ids,
+) -> tuple[Tensor, float, int]:
     """Solve again, looking at every step: only failed solves pay for the look."""
     last = (x, plan.grid[0], 0)
     for step in iterate(model, state=x, plan=plan, seed=seed, ids=ids):

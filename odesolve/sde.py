@@ -194,7 +194,7 @@ def solve_sde(
     check_resolved(times, drift.start.dtype, fewest)
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
     equation = functools.partial(Equation, g=diffusion, noise=noise, keys=keys)
-    problem = _Problem(steady, equation, equation(drift), chosen, step, times)
+    problem = _SDEProblem(steady, equation, equation(drift), chosen, step, times)
     problem.eq.check_additive(times[0])
     adaptive = rtol is not None or atol is not None
     path = problem.path(tree, adaptive)
@@ -208,7 +208,7 @@ def solve_sde(
 
 
 @dataclass(frozen=True)
-class _Problem:
+class _SDEProblem:
     """An equation on its first samples, how it is made again on fewer, and what steps through
     it."""
 

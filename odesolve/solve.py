@@ -180,7 +180,7 @@ def solve(
 
 
 @dataclass(frozen=True)
-class _Problem:
+class _ODEProblem:
     """A right-hand side as solvers call it.
 
     ``by_sample`` says whether samples have steps of their own, None where y0 says it. ``module`` is
@@ -250,19 +250,19 @@ def _problem(
     args: Sequence[Any],
     control: str | None,
     steps: Any,
-) -> _Problem:
+) -> _ODEProblem:
     by_sample = _by_sample(control)
     if not isinstance(f, Model):
         warn_of_training(f, noise=False)
         time_first(f)
         steady = Steady(f)
-        return _Problem(steady, f, times, tuple(args), by_sample, steady)
+        return _ODEProblem(steady, f, times, tuple(args), by_sample, steady)
     warn_of_training(f.net, noise=False)
     model, steady = steady_model(f, steps is None)
     steady.elsewhere = None if control == "batch" else other_times(f, times)
     of_model = model_problem(model, _state(y0), solver, times, args)
     given = (of_model.f, f.net, of_model.times, of_model.args)
-    return _Problem(*given, by_sample, steady, of_model)
+    return _ODEProblem(*given, by_sample, steady, of_model)
 
 
 def _check_calls(steps: Any, max_calls: int | None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from odesolve.adjoint.backprop import Backprop, Trail
 from odesolve.adjoint.continuous import Continuous, RightHandSide
 from odesolve.adjoint.kept_steps import KeptSteps
-from odesolve.adjoint.pull import Mode, with_gradients
+from odesolve.adjoint.pull import DerivativeMode, with_gradients
 from odesolve.adjoint.reversible import Reversible
 from odesolve.adjoint.targets import Arguments, wanted
 from odesolve.errors import OdesolveError
@@ -146,7 +146,7 @@ class ODEGradients:
         part = where.parts[k] if where.parts else ANYWHERE
         return increment(lambda t, y: self._slope(t, y, args, part), self.way.tableau, t, h, y)
 
-    def _mode(self) -> Mode:
+    def _mode(self) -> DerivativeMode:
         if self.adjoint == "continuous":
             within = self._within if isinstance(self.times, Tensor) else None
             return Continuous(

@@ -20,7 +20,7 @@ from odesolve.run.advance import Buffers, accept, proceed
 
 
 @dataclass
-class Rows:
+class PulledRows:
     """A program as pieces, from one network call to the next; what is kept between them are the
     slots in use, two or three of the state's size. Noise is made again from its keys, so nothing of
     it is kept.
@@ -144,7 +144,7 @@ def differentiable_run(
         raise OdesolveError(
             "a classifier's gradient is not differentiated again: give the model without it"
         )
-    rows = Rows(program, model, keys, last, tick)
+    rows = PulledRows(program, model, keys, last, tick)
     held = pytree.tree_leaves(model.held)
 
     with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 
 from odesolve.adjoint.memory import held
-from odesolve.adjoint.targets import Arguments, Wanted
+from odesolve.adjoint.targets import Arguments, GradientTargets
 from odesolve.errors import OdesolveError
 from odesolve.functions.graphs import first_only, gradients
 from odesolve.functions.torch_func import watched
@@ -27,7 +27,7 @@ Moves = Callable[[Sequence[Tensor], Arguments], Sequence[Tensor]]
 class Sums:
     """Gradients of the wanted arguments and parameters, summed over the pieces of a solve."""
 
-    def __init__(self, wanted: Wanted):
+    def __init__(self, wanted: GradientTargets):
         self.wanted = wanted
         self.totals: list[Tensor | None] = [None] * len(wanted.tensors)
 
@@ -92,7 +92,7 @@ class Sums:
         return values, backs, list(grads[len(ys) :])
 
 
-class Mode(Protocol):
+class DerivativeMode(Protocol):
     """A way to gradients: a solve that keeps something, and its way back."""
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -117,8 +117,8 @@ class _Way:
     """A mode, what it finds gradients of, and a tensor without numbers that depends on all of
     that."""
 
-    mode: Mode
-    wanted: Wanted
+    mode: DerivativeMode
+    wanted: GradientTargets
     anchor: Tensor
 
     def shared(self) -> Callable[[], _Way]:
@@ -133,7 +133,13 @@ class _Way:
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, way: _Way, y0: Tensor, times: Tensor | None, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        way: _Way,
+        y0: Tensor,
+        times: Tensor | None,
+        *tensors: Tensor,
+    ) -> Tensor:
         kind = y0.device.type
         ctx.autocast = torch.is_autocast_enabled(kind)
         y, kept = way.mode.forward(y0.detach())
@@ -183,7 +189,9 @@ def _one_at_a_time(grad: Tensor) -> Iterator[None]:
         ) from error
 
 
-def with_gradients(mode: Mode, wanted: Wanted, y0: Tensor, times: Tensor | None = None) -> Tensor:
+def with_gradients(
+    mode: DerivativeMode, wanted: GradientTargets, y0: Tensor, times: Tensor | None = None
+) -> Tensor:
     """The states (n, B, ...) of a mode's solve, connected to y0 (B, ...), to the times, and to what
     is wanted."""
     anchor = first_only(y0.new_empty(0), RECORD, y0, times, *wanted.tensors)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.adjoint.backprop import Backprop, Trail
-from odesolve.adjoint.pull import Mode, Sums, with_gradients
+from odesolve.adjoint.pull import DerivativeMode, Sums, with_gradients
 from odesolve.adjoint.reversible import Reversible
-from odesolve.adjoint.targets import Arguments, Wanted, check_mode, wanted
+from odesolve.adjoint.targets import Arguments, GradientTargets, check_mode, wanted
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, NFE, OK, STATUS
 from odesolve.ode.drift import State
@@ -136,7 +136,7 @@ class SDEGradients:
         f, moved = plain.both(ys[0], t, torch.ones_like(self.steps.noise(0)[0]))
         return f + moved
 
-    def _mode(self, want: Wanted) -> Mode:
+    def _mode(self, want: GradientTargets) -> DerivativeMode:
         if self.adjoint == "continuous":
             steps = self.steps
             return StochasticAdjoint(
@@ -156,7 +156,14 @@ class SDEGradients:
             self.tick,
         )
 
-    def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
+    def _moved(
+        self,
+        t: float,
+        y: Tensor,
+        args: Arguments,
+        h: float,
+        w: Tensor,
+    ) -> Tensor:
         eq = PlainEquation(self.eq, args)
         g = eq.g(t, y)
         f = eq.f(y, t)

@@ -19,7 +19,7 @@ Arguments = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class GradientTargets:
     """The arguments of f, which of them want gradients, and parameters; ``looked`` says
     that an evaluation of f showed them, as nobody listed them."""
 
@@ -66,7 +66,7 @@ def wanted(
     args: Sequence[Any],
     params: Sequence[Tensor] | None,
     held: Sequence[Any] = (),
-) -> Wanted:
+) -> GradientTargets:
     """Arguments and parameters that get gradients.
 
     Without ``params`` they are those of ``module``, where it is one, else every leaf with
@@ -89,12 +89,12 @@ def wanted(
                 raise OdesolveError(
                     f"params hold {what}: give tensors that require gradients, or leave params out"
                 )
-        return Wanted(tuple(args), places, given, False)
+        return GradientTargets(tuple(args), places, given, False)
     known = [x for x in held if isinstance(x, Tensor) and x.requires_grad]
     if isinstance(module, nn.Module):
         known += [p for p in module.parameters() if p.requires_grad]
     else:
-        copies, own = Wanted(tuple(args), places, (), True).leaves()
+        copies, own = GradientTargets(tuple(args), places, (), True).leaves()
         states = [y.detach().requires_grad_() for y in ys]
         with torch.enable_grad():
             before = torch.zeros(1, requires_grad=True).view(1).grad_fn
@@ -103,7 +103,7 @@ def wanted(
         known += [
             p for p in leaves_of(out, known) if not any(p is mine for mine in (*own, *states))
         ]
-    return Wanted(tuple(args), places, tuple({id(p): p for p in known}.values()), True)
+    return GradientTargets(tuple(args), places, tuple({id(p): p for p in known}.values()), True)
 
 
 def _refuse_views(out: Tensor, before: Any) -> None:

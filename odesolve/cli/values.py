@@ -109,10 +109,10 @@ def load_model(spec: str) -> Model:
     Afterwards modules of the file's folder, or of the current one, can still be imported, as
     networks may import when they are called."""
     own_device()
-    return _loaded(spec, Wanted(Model, "model", "an ode.Model", FACTORY))
+    return _loaded(spec, Expected(Model, "model", "an ode.Model", FACTORY))
 
 
-class Wanted(NamedTuple):
+class Expected(NamedTuple):
     """What a module is to hold: its type, what it is called, how one writes it, and an example."""
 
     kind: type
@@ -121,7 +121,7 @@ class Wanted(NamedTuple):
     example: str
 
 
-def _loaded(spec: str, wanted: Wanted) -> Any:
+def _loaded(spec: str, wanted: Expected) -> Any:
     """What ``package.module:name`` holds, or returns when it is called."""
     where, _, name = spec.rpartition(":")
     if not where or not name:
@@ -145,7 +145,7 @@ def _loaded(spec: str, wanted: Wanted) -> Any:
     return value
 
 
-def _held(where: str, name: str, wanted: Wanted) -> Any:
+def _held(where: str, name: str, wanted: Expected) -> Any:
     """What the module holds by this name, or what that returns."""
     module = _module(where)
     if not hasattr(module, name):
@@ -185,7 +185,7 @@ def path_named(name: str) -> Path:
     """The path of this name, or of ``package.module:name``: a path, its class, or a function that
     returns one. Raises OdesolveError otherwise."""
     if ":" in name and name.lower() not in paths.TYPED:
-        return _loaded(name, Wanted(Path, "path", "a path such as ode.paths.VP()", PATH))
+        return _loaded(name, Expected(Path, "path", "a path such as ode.paths.VP()", PATH))
     return paths.path_named(name)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from odesolve.distributed.waits import named_ranks
 from odesolve.distributed.wrappers import networks, sharded
 from odesolve.fingerprints.code import of_library
-from odesolve.fingerprints.fingerprint import Walk
+from odesolve.fingerprints.fingerprint import ValueWalk
 from odesolve.fingerprints.parts import unwrapped
 from odesolve.model.model import Model
 
@@ -95,10 +95,10 @@ def _mark(value: Any, name: str) -> bytes:
     return _looked_at(value).digest(_settings(value), name)
 
 
-def _looked_at(value: Any, sharded_only: bool = False) -> Walk:
+def _looked_at(value: Any, sharded_only: bool = False) -> ValueWalk:
     """A walk that has the digests of a model's networks already; with ``sharded_only``, of those
     whose weights lie on other ranks, too."""
-    walk = Walk()
+    walk = ValueWalk()
     for net in networks(value) if isinstance(value, Model) else ():
         net = unwrapped(net)
         if sharded(net) is not None:
@@ -122,7 +122,7 @@ def _of_net(net: nn.Module) -> bytes:
     state = _state(net)
     held = _NETS.get(net)
     if held is None or state is None or held[0] != state:
-        held = _NETS[net] = state or (), Walk().digest(net, "net")
+        held = _NETS[net] = state or (), ValueWalk().digest(net, "net")
     return held[1]
 
 
@@ -146,7 +146,7 @@ def _state(net: nn.Module) -> tuple | None:
 def _rest(net: nn.Module, modules: list[nn.Module]) -> tuple:
     """Attributes that are neither plain, nor weights, nor empty, and the code of the user's
     classes."""
-    walk = Walk(tensors=_TENSORS.setdefault(net, {}))
+    walk = ValueWalk(tensors=_TENSORS.setdefault(net, {}))
     walk.done |= {id(m): (m, b"module") for m in modules}
     numbers = []
     others = []

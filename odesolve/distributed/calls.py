@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from odesolve.distributed.agreement import unlike
-from odesolve.distributed.part import Together, ranked, ranks_now
+from odesolve.distributed.part import Ensemble, ranked, ranks_now
 from odesolve.distributed.spread import Spread
 from odesolve.distributed.wrappers import (
     FULLY_SHARDED,
@@ -43,7 +43,7 @@ COLLECTIVE = {
 }
 
 
-def _check_net(ranks: Together, model: Any, name: str) -> None:
+def _check_net(ranks: Ensemble, model: Any, name: str) -> None:
     """Raise OdesolveError for a network that all ranks would have to call together, and do not."""
     kind = sharded(model)
     if kind == TENSOR_PARALLEL or (kind is not None and ranks.data.size() > 1):
@@ -69,7 +69,7 @@ def _check_conditions(model: Any, batch: int, sizes: list[int]) -> None:
             )
 
 
-def _part_of(ranks: Together, model: Any, rows: Tensor, batch: int) -> Any:
+def _part_of(ranks: Ensemble, model: Any, rows: Tensor, batch: int) -> Any:
     """The model for these samples of a batch, with its network's rows spread along "time"."""
     if not isinstance(model, Model):
         return model
@@ -79,7 +79,7 @@ def _part_of(ranks: Together, model: Any, rows: Tensor, batch: int) -> Any:
     return own.with_network(Spread(own.network, ranks.groups[1], compared=True))
 
 
-def _rows(ranks: Together, batch: int) -> tuple[list[int], Tensor, Tensor]:
+def _rows(ranks: Ensemble, batch: int) -> tuple[list[int], Tensor, Tensor]:
     """How many samples each rank has, this rank's, and those that it solves: where it has none, it
     solves one that is thrown away, so as to know what results look like."""
     sizes, rows = ranks.cut(batch)
@@ -147,7 +147,7 @@ def sample(
     )
 
 
-def _gathered(ranks: Together, part: Sample, batch: int) -> Sample:
+def _gathered(ranks: Ensemble, part: Sample, batch: int) -> Sample:
     """The samples of all ranks, with the worst status of any."""
     code = STATUSES.index(part.status)
     codes = torch.full((len(part.x),), code, dtype=torch.int64, device=part.x.device)
@@ -170,7 +170,7 @@ class _Batch:
 
     def check(
         self,
-        ranks: Together,
+        ranks: Ensemble,
         model: Any,
         args: tuple,
         options: dict,
@@ -204,7 +204,7 @@ class _Batch:
 
     def solve(
         self,
-        ranks: Together,
+        ranks: Ensemble,
         model: Any,
         options: dict,
         seed: int,
@@ -232,7 +232,7 @@ class _Batch:
 
 
 def _checked(
-    ranks: Together,
+    ranks: Ensemble,
     model: Any,
     name: str,
     batch: int,
@@ -306,7 +306,7 @@ def _cut(value: Any, rows: Tensor, batch: int) -> Any:
 
 
 def _check_densities(
-    ranks: Together,
+    ranks: Ensemble,
     model: Any,
     x: Any,
     options: dict,

@@ -17,16 +17,16 @@ from torch.distributed.device_mesh import DeviceMesh
 from odesolve.distributed.agreement import differing, marks, parts
 from odesolve.distributed.ranks import NAMES, cut, mine, together
 from odesolve.distributed.ranks import mesh as all_ranks
-from odesolve.distributed.waits import BROKEN, Call, RankError, gathered, line, objects
+from odesolve.distributed.waits import BROKEN, CollectiveCall, RankError, gathered, line, objects
 from odesolve.errors import OdesolveError
 from odesolve.kernels.philox import signed
 
 Solved = TypeVar("Solved")
 P = ParamSpec("P")
-_NOW: ContextVar[Together] = ContextVar("ranks")
+_NOW: ContextVar[Ensemble] = ContextVar("ranks")
 
 
-class Together:
+class Ensemble:
     """A call that the ranks of a mesh make together.
 
     Every rank takes part in every exchange, also one that has failed: so all of them end, each with
@@ -41,7 +41,7 @@ class Together:
         kind = where.device_type
         place = torch.cuda.current_device() if kind == "cuda" else None
         self.device = torch.device(kind) if place is None else torch.device(kind, place)
-        self.call = Call(where, name)
+        self.call = CollectiveCall(where, name)
         self.name = name
         self.compared = False  # whether the ranks have exchanged their arguments
 
@@ -137,7 +137,7 @@ def ranked(name: str) -> Callable[[Callable[P, Solved]], Callable[P, Solved]]:
     def decorate(call: Callable[P, Solved]) -> Callable[P, Solved]:
         @functools.wraps(call)
         def outer(*args: P.args, **kwargs: P.kwargs) -> Solved:
-            ranks = Together(kwargs.get("mesh"), name)  # type: ignore[arg-type]
+            ranks = Ensemble(kwargs.get("mesh"), name)  # type: ignore[arg-type]
             before = _NOW.set(ranks)
             try:
                 with ranks.call.running():
@@ -150,12 +150,12 @@ def ranked(name: str) -> Callable[[Callable[P, Solved]], Callable[P, Solved]]:
     return decorate
 
 
-def ranks_now() -> Together:
+def ranks_now() -> Ensemble:
     """The ranks of the call that is running."""
     return _NOW.get()
 
 
-def _called(ranks: Together, call: Callable[[], Solved]) -> Solved:
+def _called(ranks: Ensemble, call: Callable[[], Solved]) -> Solved:
     try:
         return call()
     except Exception as e:

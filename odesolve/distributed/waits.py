@@ -32,10 +32,10 @@ _NUMBERS: weakref.WeakKeyDictionary[Any, dict[str, int]] = weakref.WeakKeyDictio
 _WORLDS = itertools.count()  # stores outlive the groups that met by them
 # groups whose ranks may still wait for a call that ended elsewhere
 BROKEN: weakref.WeakSet[Any] = weakref.WeakSet()
-_CALL: ContextVar[Call | None] = ContextVar("call", default=None)
+_CALL: ContextVar[CollectiveCall | None] = ContextVar("call", default=None)
 
 
-class Call:
+class CollectiveCall:
     """One call that the ranks of a mesh make together, and the board on which a rank that fails
     tells the others.
 
@@ -64,7 +64,7 @@ class Call:
         self.key = f"{self.place}/{number}"
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Call]:
+    def running(self) -> Iterator[CollectiveCall]:
         """While the call runs: the ranks that wait for this one learn of its error, unless they
         know already."""
         before = _CALL.set(self)
@@ -261,7 +261,7 @@ def objects(value: Any, group: Any) -> list[Any]:
     return [pickle.loads(body[:n].cpu().numpy().tobytes()) for body, n in bodies]
 
 
-def _wait(work: Any, group: Any, call: Call | None) -> None:
+def _wait(work: Any, group: Any, call: CollectiveCall | None) -> None:
     began = time.monotonic()
     look = LOOK
     limit = LIMITS.get(_own(group), LIMIT)
@@ -285,7 +285,7 @@ def _own(group: Any) -> Any:
     return dist.group.WORLD if group is None else group
 
 
-def _late(group: Any, call: Call | None, limit: float) -> RankError:
+def _late(group: Any, call: CollectiveCall | None, limit: float) -> RankError:
     ranks = dist.get_process_group_ranks(_own(group))
     missing = call.missing(ranks) if call is not None else []
     name = "a network spread over ranks" if call is None else call.name
@@ -296,7 +296,7 @@ def _late(group: Any, call: Call | None, limit: float) -> RankError:
     )
 
 
-def _lost(group: Any, call: Call | None, error: RuntimeError) -> OdesolveError:
+def _lost(group: Any, call: CollectiveCall | None, error: RuntimeError) -> OdesolveError:
     """The error where a connection was closed: a rank that failed says so, one that has ended does
     not answer."""
     name = "a network spread over ranks" if call is None else call.name

@@ -67,7 +67,13 @@ def parameters(fn: Any) -> tuple[str, ...]:
     return code.co_varnames[bound : code.co_argcount]
 
 
-def check_order(fn: Any, what: str, call: str, first: set[str], second: set[str]) -> None:
+def check_order(
+    fn: Any,
+    what: str,
+    call: str,
+    first: set[str],
+    second: set[str],
+) -> None:
     """Raise OdesolveError for a function whose parameters are named in the other order: a name of
     ``second``, then one of ``first``."""
     names = parameters(fn)[:2]

@@ -42,7 +42,7 @@ def fingerprint(value: Any) -> str:
     library by its name; torch.compile and DDP by what they wrap; a dict of weights by their names
     within it; weights that are cut over ranks by this rank's part. An object whose class has a
     method ``__fingerprint__`` counts by what that returns."""
-    return Walk().digest(value, "it").hex()[:DIGITS]
+    return ValueWalk().digest(value, "it").hex()[:DIGITS]
 
 
 def checksum(x: Tensor) -> str:
@@ -71,7 +71,7 @@ class _Frame:
         return whole.digest()
 
 
-class Walk:
+class ValueWalk:
     """One walk through values, however deep and however they refer to each other: it looks at each
     value once.
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.functions.graphs import Independent, answer
+from odesolve.functions.graphs import IndependentAnswer, answer
 from odesolve.functions.torch_func import Watched
 
 # A thread that holds the lock may take it again, as an f that is differentiated may itself solve
 # something with Jacobians. Forward derivatives that a user takes in another thread do not take it.
 LOCK = threading.RLock()
 # What an f without a forward derivative raises; ``own_error`` tells it from an error of f's own.
-FAILURES = (RuntimeError, Independent, Watched)
+FAILURES = (RuntimeError, IndependentAnswer, Watched)
 
 
 @functools.cache

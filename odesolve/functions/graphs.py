@@ -22,7 +22,7 @@ MOVE = 1e-2
 SAME = 64.0  # roundings by which two equal answers may differ
 
 
-class Independent(OdesolveError):
+class IndependentAnswer(OdesolveError):
     """A network does not depend on its input, as far as autograd can see."""
 
     def __init__(self) -> None:
@@ -81,9 +81,9 @@ def answer(net: Callable[..., Any], x: Tensor, *args: Any, **cond: Any) -> Any:
     node = origin(x)
     out = net(x, *args, **cond)
     if node is not None and not reaches(out, node):
-        raise Independent
+        raise IndependentAnswer
     if node is None and transformed() and _moves(x) and not _moves(out):
-        raise Independent
+        raise IndependentAnswer
     return out
 
 

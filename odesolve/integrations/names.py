@@ -19,7 +19,7 @@ from odesolve.names.reading import (
     solver_label,
 )
 from odesolve.names.schedules import sigmas
-from odesolve.names.table import FIXED, MULTISTEP, ROWS, SCHEDULES, TAKES, TIMES, Row
+from odesolve.names.table import FIXED, MULTISTEP, ROWS, SCHEDULES, TAKES, TIMES, NameRow
 from odesolve.solvers import REGISTRY
 
 __all__ = (
@@ -102,7 +102,7 @@ def table() -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: NameRow) -> tuple[str, ...]:
     made = row.diffusers or row.flow
     written = "" if made is None else f"{made[0].removesuffix('Scheduler')}({_keywords(made[1])})"
     alone = "no peer is installed" if made is None else ""
@@ -118,9 +118,9 @@ def _row(
     solver: str,
     options: Mapping[str, Any],
     schedule: str,
-    column: Callable[[Row], Any],
+    column: Callable[[NameRow], Any],
     where: str,
-) -> Row:
+) -> NameRow:
     """The row of a sampler that has an entry in a column; of several the one that has this schedule
     of its own."""
     entry = REGISTRY.find(solver)

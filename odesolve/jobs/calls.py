@@ -27,12 +27,12 @@ from odesolve.jobs.densities import (
     meaning,
     values,
 )
-from odesolve.jobs.draws import PLAIN, Draws, ForIds, executor_facts, model_for, typed_plan
+from odesolve.jobs.draws import PLAIN, ForIds, SampleDraws, executor_facts, model_for, typed_plan
 from odesolve.jobs.files import Arrays
 from odesolve.jobs.folder import Job
 from odesolve.jobs.keeping import Keeping, batches_of, dtype_name
 from odesolve.jobs.lookout import PATIENCE
-from odesolve.jobs.marks import Marks
+from odesolve.jobs.marks import JobMarks
 from odesolve.jobs.signals import GRACE
 from odesolve.jobs.work import Limits
 from odesolve.log_prob import log_prob as solve_log_prob
@@ -109,20 +109,20 @@ def sample(
         like = model_for(model, ids[: shape[0]])
     with alone("sample", model, like, executor, *options.values()):
         # before the plan, which may leave something behind in the model
-        marks = Marks(model=like) if like is model else Marks(model=like, conditions=model)
+        marks = JobMarks(model=like) if like is model else JobMarks(model=like, conditions=model)
         chosen = chosen_plan(like, plan, solver, steps, grid, options)
         typed = {"solver": chosen.solver, "steps": chosen.steps}
         if plan is None:
             typed = typed_plan(solver, steps, grid, options)
-        draws = Draws(model, like, chosen, shape, dtype, device, executor)
+        draws = SampleDraws(model, like, chosen, shape, dtype, device, executor)
         return _sampled(draws, ids, typed, marks, keeping)
 
 
 def _sampled(
-    draws: Draws,
+    draws: SampleDraws,
     ids: range,
     typed: dict[str, Any],
-    marks: Marks,
+    marks: JobMarks,
     keeping: Keeping,
 ) -> Job:
     settings = {
@@ -229,7 +229,7 @@ class _Densities:
         """The job, once all its shards are there."""
         plain = {k: v for k, v in self.options.items() if _plain(v)}
         objects = {k: v for k, v in self.options.items() if k not in plain}
-        marks = Marks(model=self.model, **objects)
+        marks = JobMarks(model=self.model, **objects)
         marked = {k: f"{type(v).__name__} {marks.settings[k]}" for k, v in objects.items()}
         settings = {
             "model": marks.settings["model"],

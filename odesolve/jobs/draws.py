@@ -19,7 +19,7 @@ from odesolve.jobs.beginnings import beginnings
 from odesolve.jobs.files import Arrays
 from odesolve.jobs.folder import Job
 from odesolve.jobs.keeping import batches_of, dtype_name
-from odesolve.jobs.marks import Batches, Marks
+from odesolve.jobs.marks import JobMarks, MarkedBatches
 from odesolve.jobs.work import Parts
 from odesolve.model.model import Model
 from odesolve.planning.labels import grid_label, solver_label
@@ -37,7 +37,7 @@ LOOKS = 16
 
 
 @dataclass(frozen=True)
-class Draws:
+class SampleDraws:
     """The samples of a job: whose they are, and how a batch of them is solved.
 
     ``model`` is what the user gave, ``like`` the model of the first batch."""
@@ -79,7 +79,7 @@ class Draws:
                 f"lambda ids: model.given({cut})"
             )
 
-    def parts(self, job: Job, marks: Marks) -> Parts:
+    def parts(self, job: Job, marks: JobMarks) -> Parts:
         """The function that yields the results of ids, batch by batch.
 
         Raises OdesolveError where a function of ids returns other models than those of the shards
@@ -98,7 +98,7 @@ class Draws:
         model = self.model
         if isinstance(model, Model):
             return lambda ids: self._of_one_model(solve, model, ids)
-        batches = Batches(marks, self.like)
+        batches = MarkedBatches(marks, self.like)
         _check_batches(job, model, batches, self.batch)
         return lambda ids: self._of_a_function(solve, model, batches, ids)
 
@@ -110,7 +110,7 @@ class Draws:
         self,
         solve: Any,
         model: ForIds,
-        batches: Batches,
+        batches: MarkedBatches,
         ids: range,
     ) -> Iterator[Arrays]:
         for some in batches_of(ids, self.batch):
@@ -203,7 +203,7 @@ def _rows(value: Any) -> int | None:
     return None
 
 
-def _check_batches(job: Job, model: ForIds, batches: Batches, batch: int) -> None:
+def _check_batches(job: Job, model: ForIds, batches: MarkedBatches, batch: int) -> None:
     """Ask again for the models of some shards, spread over all, and of some that were begun.
 
     Raises OdesolveError where they are others.

@@ -10,7 +10,7 @@ from typing import Any
 from odesolve.jobs import checks
 from odesolve.jobs.files import check_format
 from odesolve.jobs.folder import Job, prepared
-from odesolve.jobs.marks import Marks
+from odesolve.jobs.marks import JobMarks
 from odesolve.jobs.work import Limits, Parts, work
 
 
@@ -36,7 +36,7 @@ class Keeping:
             "arrays": dict(arrays),
         }
 
-    def job(self, kind: str, facts: Mapping[str, Any], marks: Marks) -> Job:
+    def job(self, kind: str, facts: Mapping[str, Any], marks: JobMarks) -> Job:
         """The job of these facts, new or taken up again. Raises OdesolveError where the folder
         holds another one."""
         check_format(self.format)
@@ -44,7 +44,7 @@ class Keeping:
         marks.warn_unseen()
         return prepared(root, str(self.out), {"kind": kind, **facts, **marks.notes()})
 
-    def work(self, job: Job, parts: Parts, marks: Marks) -> Job:
+    def work(self, job: Job, parts: Parts, marks: JobMarks) -> Job:
         """Make the shards of a job that are missing; returns the job."""
         with marks.running():
             return work(job, parts, self.progress, self.limits)

@@ -20,7 +20,7 @@ Dtype = Literal[
 ]
 
 
-class Settings(Struct):
+class ManifestSettings(Struct):
     """The arguments of a job, as far as they are read or shown; there may be more."""
 
     solver: Text | None = None
@@ -46,7 +46,7 @@ class Manifest(Struct):
     shard: Count
     format: Literal["npz", "safetensors"]
     arrays: Annotated[dict[Name, tuple[Dtype, tuple[Size, ...]]], Meta(min_length=1)]
-    settings: Settings
+    settings: ManifestSettings
     meaning: str | None = None
     statuses: tuple[str, ...] = ()
     made_with: dict[str, str] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from odesolve.errors import warn
-from odesolve.fingerprints.fingerprint import DIGITS, KIND, Walk
+from odesolve.fingerprints.fingerprint import DIGITS, KIND, ValueWalk
 from odesolve.fingerprints.parts import Parts, parts_of
 from odesolve.model.model import Model
 
@@ -26,13 +26,13 @@ _RUNNING: dict[tuple[int, bytes], tuple[str, int]] = {}
 _GUARD = threading.Lock()
 
 
-class Marks:
+class JobMarks:
     """Fingerprints of the values that decide a job's results, by name; ``settings`` and ``notes``
     are what job.json keeps."""
 
     def __init__(self, **values: Any):
         self.values = values
-        self.walk = Walk()
+        self.walk = ValueWalk()
         self.raw = {
             name: self.walk.digest(value, name).hex()[:DIGITS] for name, value in values.items()
         }
@@ -65,7 +65,7 @@ class Marks:
     def notes(self) -> dict[str, Any]:
         """What job.json keeps beside the fingerprints: their kind, digests of parts, and digests
         that do not depend on the version of Python."""
-        walk = Walk(code=False, tensors=self.walk.tensors)
+        walk = ValueWalk(code=False, tensors=self.walk.tensors)
         portable = {
             name: walk.digest(value, name).hex()[:DIGITS] for name, value in self.values.items()
         }
@@ -100,7 +100,7 @@ class Marks:
     def used(self) -> None:
         """Look again after calls: what they changed is no reason to refuse the same model later in
         this process."""
-        after = Walk(tensors=self.walk.tensors)
+        after = ValueWalk(tensors=self.walk.tensors)
         if len(_USED) > MOST:
             _USED.clear()
         for name, value in self.values.items():
@@ -109,10 +109,10 @@ class Marks:
                 _USED[digest] = self.settings[name]
 
 
-class Batches:
+class MarkedBatches:
     """The fingerprints of models that a function of ids returns, batch by batch: 64 bits each."""
 
-    def __init__(self, marks: Marks, like: Model):
+    def __init__(self, marks: JobMarks, like: Model):
         self.tensors = marks.walk.tensors
         self.net = like.net
 
@@ -132,4 +132,4 @@ def _key(value: Any, tensors: dict) -> tuple[int, bytes]:
 def _beside(model: Model, net: Any, tensors: dict) -> bytes:
     """The digest of a model, without its network where that is ``net``."""
     parts = [(name, v) for name, v in parts_of(model).parts if name != "net" or v is not net]
-    return Walk(tensors=tensors).digest(Parts("beside", parts, ordered=False), "model")
+    return ValueWalk(tensors=tensors).digest(Parts("beside", parts, ordered=False), "model")

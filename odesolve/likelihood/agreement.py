@@ -27,7 +27,7 @@ ALIKE = 1e-5
 
 
 @dataclass(frozen=True)
-class Law:
+class LatentLaw:
     """What is known of a base: mean and deviation, which broadcast to a sample, and the chi-square
     law's degrees of freedom that a sample's square has at least, all its numbers or 1 where they
     may go together."""
@@ -105,9 +105,9 @@ def _improbable(squares: Tensor, median: float, freedom: int, above: bool) -> bo
     return one < ODD and ways + k * one < RARE
 
 
-def _law(base: Any, std: float, like: Tensor) -> Law | None:
+def _law(base: Any, std: float, like: Tensor) -> LatentLaw | None:
     if base is None or (isinstance(base, str) and base == "normal"):
-        return Law(0.0, std, like.shape[1:].numel(), f"N(0, {std:.4g}^2)")
+        return LatentLaw(0.0, std, like.shape[1:].numel(), f"N(0, {std:.4g}^2)")
     try:
         moments = _moments(base, like)
         mean, deviation = (
@@ -119,7 +119,7 @@ def _law(base: Any, std: float, like: Tensor) -> Law | None:
         return None
     inner = base.base_dist if isinstance(base, Independent) else base
     freedom = like.shape[1:].numel() if isinstance(inner, Normal) else 1
-    return Law(mean, deviation, freedom, type(base).__name__)
+    return LatentLaw(mean, deviation, freedom, type(base).__name__)
 
 
 def _moments(base: Any, like: Tensor) -> tuple[Tensor, Tensor]:

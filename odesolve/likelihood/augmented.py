@@ -24,7 +24,7 @@ COARSER = 10.0  # tolerance of the second solve over that of the first
 
 
 @dataclass(frozen=True)
-class Solve:
+class AugmentedSolve:
     """How the log-density is carried with the state: ``options`` go to ``solve``."""
 
     flow: Flow

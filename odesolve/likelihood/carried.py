@@ -16,7 +16,7 @@ from torch import Tensor
 
 from odesolve.doors.modes import transformed
 from odesolve.errors import OdesolveError
-from odesolve.likelihood.curve import Curve
+from odesolve.likelihood.curve import PlanCurve
 from odesolve.likelihood.flow import SIGMA_DATA
 from odesolve.lowering.lower import Call, lower
 from odesolve.model.model import Model
@@ -28,7 +28,7 @@ from odesolve.plans.instructions import (
     Apply,
     Combine,
     Evaluate,
-    Linear,
+    LinearForm,
     Output,
     each,
     outputs,
@@ -86,7 +86,7 @@ def carry(
             f"width={width}: give the standard deviation of the data, a positive number"
         )
     gauge = Gauge(plan, model.path, width)
-    curve = Curve(plan, model.path, gauge)
+    curve = PlanCurve(plan, model.path, gauge)
     out, traces, nfe = walk(
         plan, model, x, probes, lambda t: gauge.slope(gauge.at(t)), tick, curve.see
     )
@@ -197,7 +197,7 @@ class _Rows:
             START: (gauge.at(gauge.plan.grid[0]), start)
         }
         self.evaluations: dict[str, tuple[Point, Tensor, Tensor]] = {}
-        self.env: dict[str, Linear] = {START: Linear({START: 1.0})}
+        self.env: dict[str, LinearForm] = {START: LinearForm({START: 1.0})}
 
     def run(self) -> Tensor:
         each(self.gauge.plan.instructions, self._evaluate, self._combine, self._apply)
@@ -217,7 +217,7 @@ class _Rows:
         if state not in self.states:
             self.states[state] = (p, self._row(p, self.env[state]))
         self.evaluations[name] = (p, self.states[state][1], trace)
-        self.env[name] = Linear({name: 1.0})
+        self.env[name] = LinearForm({name: 1.0})
 
     def _combined(self, out: Output, terms: list[tuple[str, float]]) -> None:
         if out.guess is not None:  # a multiple of the state instead of an evaluation
@@ -231,7 +231,7 @@ class _Rows:
         else:
             p = self.gauge.at(out.time)
             self.states[out.name] = (p, self._row(p, substitute(terms, self.env)))
-            self.env[out.name] = Linear({out.name: 1.0})
+            self.env[out.name] = LinearForm({out.name: 1.0})
 
     def _row(self, to: Point, terms: Mapping[str, float]) -> Tensor:
         """m at a point by a row over states and evaluations.
@@ -281,7 +281,7 @@ def walk(
         call: Call = program.ops[position]  # type: ignore[assignment]
         state: Tensor = slots[call.state]  # type: ignore[assignment]
         quantity = plan.evaluations[call.index].quantity
-        visit = _Visit(model, quantity, slots[call.input], times[call.index], call)  # type: ignore[arg-type]
+        visit = _CarriedVisit(model, quantity, slots[call.input], times[call.index], call)  # type: ignore[arg-type]
         c = slope(call.t)
         rest, values = probes(lambda y, ask=visit.ask, c=c: ask(y) - c * y, state)
         traces.append(values)
@@ -296,12 +296,19 @@ def walk(
     return slots[program.result], traces, nfe  # type: ignore[return-value]
 
 
-class _Visit:
+class _CarriedVisit:
     """The model at one call of a program: asked for data or velocities, its network gets the input
     as the program made it. What the network answers is kept, so that the states after the call are
     those without a density."""
 
-    def __init__(self, model: Model, quantity: str, entry: Tensor, time: Tensor, call: Call):
+    def __init__(
+        self,
+        model: Model,
+        quantity: str,
+        entry: Tensor,
+        time: Tensor,
+        call: Call,
+    ):
         self.model = model
         self.quantity = quantity
         self.entry = entry

@@ -55,7 +55,13 @@ def check(model: Any, x: Any, of: str, divergence: str | None) -> None:
         )
 
 
-def check_numbers(tol: Any, products: Any, max_calls: Any, steps: Any, args: Any) -> None:
+def check_numbers(
+    tol: Any,
+    products: Any,
+    max_calls: Any,
+    steps: Any,
+    args: Any,
+) -> None:
     """Raise OdesolveError for numbers that cannot be used, also where nothing asks for them."""
     if tol is not None:
         positive("tol", tol, "1e-3, in nats")
@@ -70,7 +76,13 @@ def check_numbers(tol: Any, products: Any, max_calls: Any, steps: Any, args: Any
         )
 
 
-def check_plan(model: Any, plan: Any, solver: Any, steps: Any, grid: Any) -> None:
+def check_plan(
+    model: Any,
+    plan: Any,
+    solver: Any,
+    steps: Any,
+    grid: Any,
+) -> None:
     """Raise OdesolveError for a plan of another path, or beside what it has its own of."""
     if isinstance(model, Model) and plan is not None:
         check_alone("plan", solver=solver, steps=steps, grid=grid)

@@ -39,7 +39,7 @@ Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Clock:
+class FieldClock:
     """How to ask at rows of different times: ``ask`` at time ``at``, of which the answers are
     known, and at three ``others``, one below and two above. ``batched``: a sample may stand in a
     call more than once, as it does at nodes."""
@@ -158,16 +158,16 @@ def _size(x: Tensor) -> Tensor:
     return x.double().flatten(1).square().sum(1).sqrt()
 
 
-def of_velocity(flow: VelocityFlow, at: float) -> Clock:
+def of_velocity(flow: VelocityFlow, at: float) -> FieldClock:
     """A velocity's, which answered at clock time ``at``."""
 
     def ask(y: Tensor, index: Tensor, u: Tensor) -> Tensor:
         return flow.field(u.to(y.dtype), index)(y)
 
-    return Clock(ask, at, _between(flow, OF_VELOCITY), False, "f")
+    return FieldClock(ask, at, _between(flow, OF_VELOCITY), False, "f")
 
 
-def of_path(flow: PathFlow, ask: Ask, at: float, batched: bool) -> Clock:
+def of_path(flow: PathFlow, ask: Ask, at: float, batched: bool) -> FieldClock:
     """A model's, which answered at the path's time ``at``; discrete ones are asked at their
     training times."""
     t = flow.times(torch.tensor(_between(flow, OF_PATH), dtype=torch.float64))
@@ -175,7 +175,7 @@ def of_path(flow: PathFlow, ask: Ask, at: float, batched: bool) -> Clock:
     if steps is not None:
         t = (t * steps).round().clamp_min(1.0) / steps
     low, high, higher = t.tolist()
-    return Clock(ask, at, (low, high, higher), batched)
+    return FieldClock(ask, at, (low, high, higher), batched)
 
 
 def _between(

@@ -24,7 +24,7 @@ class Gaussian(Protocol):
     def slope(self, p: Point) -> float: ...
 
 
-class _Visit(NamedTuple):
+class _CurveVisit(NamedTuple):
     """A state in y = x / sqrt(alpha^2 c^2 + sigma^2) at the angle u = atan(sigma / (alpha c)).
 
     ``rate`` (B,) is what the log-density gains per du; ``y``, ``slope`` = dy/du and ``score`` are
@@ -38,7 +38,7 @@ class _Visit(NamedTuple):
     score: Tensor
 
 
-class Curve:
+class PlanCurve:
     """A second opinion on a log-density: the trapezoidal rule over the states of the steps, and
     their distance from the flow.
 
@@ -54,7 +54,7 @@ class Curve:
         self.plan = plan
         self.path = path
         self.gaussian = gaussian
-        self._last: list[_Visit] = []
+        self._last: list[_CurveVisit] = []
         self._sum: Tensor | float = 0.0
         self._defect: Tensor | float = 0.0
         self._strayed: Tensor | float = 0.0
@@ -114,7 +114,7 @@ class Curve:
         p = self.gaussian.at(t)
         return math.atan2(p.sigma, p.alpha * self.gaussian.width)
 
-    def _visit(self, p: Point, x: Tensor, rest: Tensor, trace: Tensor) -> _Visit:
+    def _visit(self, p: Point, x: Tensor, rest: Tensor, trace: Tensor) -> _CurveVisit:
         g = self.gaussian
         u = self._angle(p.t)
         data = rest + g.slope(p) * x
@@ -127,6 +127,6 @@ class Curve:
         cos = math.cos(u)
         y = x / g.spread(p)
         score = -(y - (cos / c) * data) / sin**2
-        return _Visit(
+        return _CurveVisit(
             u, trace * (g.spread(p) / (c * sin)), y, (cos / sin) * y - data / (c * sin), score + y
         )

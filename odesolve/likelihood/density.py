@@ -232,7 +232,7 @@ def _along(flow: Any, x: Tensor, probes: traces.Probes, options: DensityOptions)
         names += ["max_calls", "control"]
     given = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
-    solve = augmented.Solve(flow, probes, options.solver or SOLVER, given)
+    solve = augmented.AugmentedSolve(flow, probes, options.solver or SOLVER, given)
     return solve.checked(x, state_tol, solve_tol, options.checks)
 
 

@@ -18,7 +18,7 @@ from odesolve.errors import OdesolveError
 from odesolve.functions.forward import FAILURES, own_error, pushed
 from odesolve.functions.graphs import gradients
 from odesolve.likelihood import clock as clocks
-from odesolve.likelihood.clock import Clock
+from odesolve.likelihood.clock import FieldClock
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.model.model import Model
 from odesolve.model.network import Share
@@ -96,7 +96,7 @@ def look(
     dtype: torch.dtype | None,
     sharing: Sharing | None = None,
     forward: bool = False,
-    clock: Clock | None = None,
+    clock: FieldClock | None = None,
 ) -> int:
     """Compare products with differences at x (B, ...); ``dtype`` is that of the network. Three
     evaluations, and three more as long as all that were made found the same sample off; those of
@@ -142,7 +142,7 @@ def _off(
     v: Tensor,
     sharing: Sharing | None,
     forward: bool,
-    clock: Clock | None = None,
+    clock: FieldClock | None = None,
 ) -> tuple[Tensor, ...]:
     """Which samples (B,) have another derivative by differences along v than by autograd, beyond
     doubt; what ``clock`` saw."""

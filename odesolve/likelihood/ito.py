@@ -34,7 +34,7 @@ from odesolve.plans.instructions import (
     Apply,
     Combine,
     Evaluate,
-    Linear,
+    LinearForm,
     each,
     stream_of,
     substitute,
@@ -75,7 +75,7 @@ def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Te
         outputs = model.evaluate(cursor.input, cursor.state, times[call], cursor.call.branches)
         number = starts.get(plan.evaluations[call].input)
         if number is not None:
-            at = _Visit.of(model, steps[number].start, cursor.state, outputs, width)
+            at = _ItoVisit.of(model, steps[number].start, cursor.state, outputs, width)
             if last is not None:
                 gain, missed = steps[number - 1].gain(last, at, keys, width)
                 value = value + gain
@@ -86,12 +86,12 @@ def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Te
     out = cursor.result
     end = steps[-1].stop
     z = out / math.hypot(end.alpha * width, end.sigma)
-    gain, missed = steps[-1].gain(last, _Visit(z, last.eta), keys, width)
+    gain, missed = steps[-1].gain(last, _ItoVisit(z, last.eta), keys, width)
     return out, value + gain, (variance + missed).sqrt()
 
 
 @dataclass(frozen=True)
-class _Visit:
+class _ItoVisit:
     """A state of a step in the coordinates of Gaussian data: z and eta, both (B, ...)."""
 
     z: Tensor
@@ -105,7 +105,7 @@ class _Visit:
         x: Tensor,
         outputs: Sequence[Tensor],
         width: float,
-    ) -> _Visit:
+    ) -> _ItoVisit:
         """From what the network answered at x: eta = F alpha c / sigma, F being what EDM's network
         predicts."""
         at = model.at(model.times_of(x, p.t), "edm", x, width)
@@ -114,14 +114,14 @@ class _Visit:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _ItoStep:
     """A step of a plan: its ends, and the noise it adds, over streams."""
 
     start: Point
     stop: Point
-    noise: Linear
+    noise: LinearForm
 
-    def gain(self, a: _Visit, b: _Visit, keys: Tensor, width: float) -> tuple[Tensor, Tensor]:
+    def gain(self, a: _ItoVisit, b: _ItoVisit, keys: Tensor, width: float) -> tuple[Tensor, Tensor]:
         """log p(x_stop) - log p(x_start), (B,), and the variance of its error."""
         s = self.start
         t = self.stop
@@ -154,7 +154,13 @@ class _Step:
         return out
 
 
-def _at_level(value: Tensor, level: float, e: float, a: _Visit, b: _Visit) -> Tensor:
+def _at_level(
+    value: Tensor,
+    level: float,
+    e: float,
+    a: _ItoVisit,
+    b: _ItoVisit,
+) -> Tensor:
     """The gain at another noise level than that of the reverse SDE, where ``e`` is what the step
     leaves of z."""
     on = (level + 1.0) / level
@@ -173,13 +179,13 @@ def _starts(plan: Plan) -> dict[str, int]:
     return {START: 0, **plan.step_of}
 
 
-def _noise(plan: Plan) -> dict[int, Linear]:
+def _noise(plan: Plan) -> dict[int, LinearForm]:
     """The draws that each step of a linear plan adds, by its number."""
-    noise: dict[int, Linear] = {}
-    values: dict[str, Linear] = {START: Linear()}
+    noise: dict[int, LinearForm] = {}
+    values: dict[str, LinearForm] = {START: LinearForm()}
 
     def evaluate(_: int, i: Evaluate) -> None:
-        values[i.output] = Linear()
+        values[i.output] = LinearForm()
 
     def combine(_: int, i: Combine) -> None:
         for output, terms in i.rows:
@@ -187,7 +193,7 @@ def _noise(plan: Plan) -> dict[int, Linear]:
             step = plan.step_of.get(output.name)
             if step is not None:
                 noise[step] = value
-                value = Linear()
+                value = LinearForm()
             values[output.name] = value
 
     def apply(_: int, i: Apply) -> None:
@@ -197,7 +203,7 @@ def _noise(plan: Plan) -> dict[int, Linear]:
     return noise
 
 
-def _steps(plan: Plan, path: Path) -> list[_Step]:
+def _steps(plan: Plan, path: Path) -> list[_ItoStep]:
     starts = _starts(plan)
     visited = {starts.get(i.input) for i in plan.evaluations}
     if plan.places:
@@ -213,7 +219,7 @@ def _steps(plan: Plan, path: Path) -> list[_Step]:
     noise = _noise(plan)
     steps = []
     for k, (s, t) in enumerate(itertools.pairwise(path.points(plan.grid))):
-        drawn = Linear({n: w for n, w in noise[k + 1].items() if w})
+        drawn = LinearForm({n: w for n, w in noise[k + 1].items() if w})
         if not s.lam < t.lam:
             raise OdesolveError(
                 f"the step from t={s.t:.4g} to {t.t:.4g} does not run to the data: take a grid "
@@ -230,5 +236,5 @@ def _steps(plan: Plan, path: Path) -> list[_Step]:
                 f"{plan.solver} does not evaluate the state at t={s.t:.4g}: take a solver that "
                 "evaluates every one"
             )
-        steps.append(_Step(s, t, drawn))
+        steps.append(_ItoStep(s, t, drawn))
     return steps

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from odesolve.likelihood.flow import PathFlow, column
 from odesolve.likelihood.integral import End, Integral
-from odesolve.likelihood.shared_clock import Together
+from odesolve.likelihood.shared_clock import SharedClock
 from odesolve.likelihood.truncation import WIDER
 from odesolve.process.progress import Bar
 from odesolve.solve import solve
@@ -87,13 +87,13 @@ def integrate(
         control=control,
     )
     alone = control == "batch"
-    curve = Together(sol, batch) if alone else sol
+    curve = SharedClock(sol, batch) if alone else sol
     return along_curve(flow, curve, probes, tol, int(sol.nfe.max()), progress, alone=alone)
 
 
 def along_curve(
     flow: PathFlow,
-    sol: Curve,
+    sol: NodeCurve,
     probes: Probes,
     tol: float,
     rounds: int,
@@ -122,7 +122,7 @@ def along_curve(
     )
 
 
-def _lost(sol: Curve, probes: Probes, rounds: int) -> Integral:
+def _lost(sol: NodeCurve, probes: Probes, rounds: int) -> Integral:
     """What there is where no sample's state arrived."""
     nothing = torch.full(
         (len(sol.last), probes.count), torch.nan, dtype=torch.float64, device=sol.last.device
@@ -133,7 +133,7 @@ def _lost(sol: Curve, probes: Probes, rounds: int) -> Integral:
     )
 
 
-class Curve(Protocol):
+class NodeCurve(Protocol):
     """A solved state: ``ode.Solution`` with dense output, or ``picard.Trajectory``."""
 
     @property
@@ -215,7 +215,7 @@ class Nodes:
     def __init__(
         self,
         flow: PathFlow,
-        sol: Curve,
+        sol: NodeCurve,
         probes: Probes,
         progress: bool | None = None,
         first: int = FIRST,

@@ -63,7 +63,13 @@ def _between(rule: grids.Grid, times: tuple[float, float] | None, path: Path) ->
     return replace(rule, stop=times[0], start=None if times[1] == path.t_noise else times[1])
 
 
-def integrate(model: Model, x: Tensor, probes: Probes, plan: Plan, base) -> tuple[Integral, Tensor]:
+def integrate(
+    model: Model,
+    x: Tensor,
+    probes: Probes,
+    plan: Plan,
+    base,
+) -> tuple[Integral, Tensor]:
     """The flow from the data by a plan, and the log-density (B,) of the base where it ends, with
     that of scaling x first."""
     first, last = model.path.points([plan.grid[0], plan.grid[-1]])

@@ -29,7 +29,13 @@ def settled(flow: AnyFlow, probes: Probes, x: Tensor) -> AnyFlow:
     return flow
 
 
-def settle_on_plan(probes: Probes, model: Model, plan: Plan, x: Tensor, from_noise: bool) -> None:
+def settle_on_plan(
+    probes: Probes,
+    model: Model,
+    plan: Plan,
+    x: Tensor,
+    from_noise: bool,
+) -> None:
     """The same for a plan from data x (B, ...), or from states x at the plan's first time."""
     if not isinstance(probes, AutoProbes):
         return

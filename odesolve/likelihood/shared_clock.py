@@ -24,7 +24,7 @@ def tolerance(tol: float, control: str | None, samples: int) -> float:
     return tol / samples**0.5 if control == "batch" else tol
 
 
-class Together:
+class SharedClock:
     """The dense solution of a batch as one system, in the form of one of samples: a status and a
     count for each."""
 

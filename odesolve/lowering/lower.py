@@ -64,7 +64,13 @@ def lower(
 
 
 @functools.lru_cache(256)
-def _lowered(plan: Plan, path: Path, reading: Reading, observe: bool, stats: bool) -> Program:
+def _lowered(
+    plan: Plan,
+    path: Path,
+    reading: Reading,
+    observe: bool,
+    stats: bool,
+) -> Program:
     instructions = _expose(plan, path, reading.applies) if reading.applies else plan.instructions
     listing = Lowering(instructions, plan, path, reading, observe, stats).listing()
     return Slots(plan, listing, observe, stats).program()

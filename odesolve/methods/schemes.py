@@ -15,13 +15,27 @@ Drift = Callable[[Any, Any], Any]
 Diffusion = Callable[[Any], Any]
 
 
-def euler_maruyama(x: Any, f: Drift, g: Diffusion, t: Any, h: Any, w: Any) -> Any:
+def euler_maruyama(
+    x: Any,
+    f: Drift,
+    g: Diffusion,
+    t: Any,
+    h: Any,
+    w: Any,
+) -> Any:
     """The state after an Euler-Maruyama step: strong order 1 for additive noise, weak order 1
     (Maruyama 1955)."""
     return x + h * f(x, t) + g(t) * w
 
 
-def stochastic_heun(x: Any, f: Drift, g: Diffusion, t: Any, h: Any, w: Any) -> Any:
+def stochastic_heun(
+    x: Any,
+    f: Drift,
+    g: Diffusion,
+    t: Any,
+    h: Any,
+    w: Any,
+) -> Any:
     """The state after a step of Heun's method, drift and diffusion averaged over both ends: strong
     order 1, weak order 2.
 
@@ -34,7 +48,15 @@ def stochastic_heun(x: Any, f: Drift, g: Diffusion, t: Any, h: Any, w: Any) -> A
     return x + (0.5 * h) * (f0 + f1) + (0.5 * (g0 + g1)) * w
 
 
-def sra1(x: Any, f: Drift, g: Diffusion, t: Any, h: Any, w: Any, a: Any) -> Any:
+def sra1(
+    x: Any,
+    f: Drift,
+    g: Diffusion,
+    t: Any,
+    h: Any,
+    w: Any,
+    a: Any,
+) -> Any:
     """The state after a step of SRA1: strong order 1.5, weak order 2, two drifts (Rossler 2010).
 
     Its integral of s dW over the step is h (w/2 + a); a time-dependent diffusion adds the last
@@ -47,7 +69,15 @@ def sra1(x: Any, f: Drift, g: Diffusion, t: Any, h: Any, w: Any, a: Any) -> Any:
     return x + h * ((1 / 3) * f0 + (2 / 3) * f1) + g1 * w + (g0 - g1) * j
 
 
-def shark(x: Any, f: Drift, g: Diffusion, t: Any, h: Any, w: Any, a: Any) -> Any:
+def shark(
+    x: Any,
+    f: Drift,
+    g: Diffusion,
+    t: Any,
+    h: Any,
+    w: Any,
+    a: Any,
+) -> Any:
     """The state after a step of ShARK: strong order 1.5, weak order 2, two drifts (Foster, dos
     Reis, Strange 2023, eq. 6.1).
 

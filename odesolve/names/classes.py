@@ -53,7 +53,7 @@ CONFIG = frozenset(
 SHORT = 15  # below this many steps some classes lower the order at the end
 
 
-class Given:
+class ConfigValues:
     """A config with a class's defaults, and what is said when it has no equal."""
 
     def __init__(self, name: str, config: Mapping[str, Any], steps: int | None):
@@ -104,7 +104,7 @@ def identified(
     name: str, config: Mapping[str, Any], steps: int | None
 ) -> tuple[str, dict[str, Any], bool]:
     """Solver, options and direction. Raises OdesolveError where there is no equal."""
-    return _identified(Given(name, config, steps))
+    return _identified(ConfigValues(name, config, steps))
 
 
 def checked(
@@ -112,7 +112,7 @@ def checked(
 ) -> tuple[str, dict[str, Any], bool]:
     """``identified``, of a config that was typed: keys that decide nothing of the sampler are
     refused."""
-    given = Given(name, config, steps)
+    given = ConfigValues(name, config, steps)
     found = _identified(given)
     known = {*given.read, *SPACING, *ENDS}
     for key, value in config.items():
@@ -129,7 +129,7 @@ def spaced(config: Mapping[str, Any]) -> bool:
     return any(config.get(key) for key in SPACING)
 
 
-def _identified(given: Given) -> tuple[str, dict[str, Any], bool]:
+def _identified(given: ConfigValues) -> tuple[str, dict[str, Any], bool]:
     name = given.name
     if name in LACKING_CLASSES:
         raise OdesolveError(f"{name} has no equal here: {LACKING_CLASSES[name]}")
@@ -168,7 +168,7 @@ def schedule_of(name: str, config: Mapping[str, Any]) -> str:
 LEADING = ("DDIM", "DDPM", "PNDM", "CogVideoX")
 
 
-def _multistep(c: Given) -> Found:
+def _multistep(c: ConfigValues) -> Found:
     order = c.order()
     rule = c.get("solver_type", "midpoint")
     rule = {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}.get(rule, rule)
@@ -194,7 +194,7 @@ def _multistep(c: Given) -> Found:
     return ("res_2m" if rule == "heun" else "dpmpp_2m", end)
 
 
-def _end(c: Given, order: int) -> dict[str, Any]:
+def _end(c: ConfigValues, order: int) -> dict[str, Any]:
     """How the order falls at the end: {"taper": True}, or nothing where it does not or the end
     makes it do so anyway."""
     last = c.short or bool(c.get("euler_at_final"))
@@ -210,7 +210,7 @@ def _end(c: Given, order: int) -> dict[str, Any]:
     return {}
 
 
-def _sde(c: Given, order: int, rule: str, end: Mapping[str, Any]) -> Found:
+def _sde(c: ConfigValues, order: int, rule: str, end: Mapping[str, Any]) -> Found:
     if order == 1:
         return "sde_dpmpp_1", {}
     if order == 3:
@@ -225,7 +225,13 @@ def _sde(c: Given, order: int, rule: str, end: Mapping[str, Any]) -> Found:
     return "dpmpp_2m_sde", {"second": rule}
 
 
-def _noise_form(c: Given, order: int, rule: str, end: dict[str, Any], noisy: bool) -> Found:
+def _noise_form(
+    c: ConfigValues,
+    order: int,
+    rule: str,
+    end: dict[str, Any],
+    noisy: bool,
+) -> Found:
     if order == 1:
         return ("sde_dpm_solver_1" if noisy else "dpm_solver_1"), {}
     if order == 3:
@@ -242,7 +248,7 @@ def _noise_form(c: Given, order: int, rule: str, end: dict[str, Any], noisy: boo
     return ("dpm_solver_2m", {})
 
 
-def _singlestep(c: Given) -> Found:
+def _singlestep(c: ConfigValues) -> Found:
     if c.order() == 1:
         return ("sde_dpmpp_1" if "sde" in c.get("algorithm_type", "dpmsolver++") else "ddim"), {}
     other = (
@@ -253,7 +259,7 @@ def _singlestep(c: Given) -> Found:
     )
 
 
-def _unipc(c: Given) -> Found:
+def _unipc(c: ConfigValues) -> Found:
     order = c.order()
     variant = c.get("solver_type", "bh2")
     variant = {"midpoint": "bh2", "heun": "bh2", "logrho": "bh2"}.get(variant, variant)
@@ -275,14 +281,14 @@ def _unipc(c: Given) -> Found:
     }
 
 
-def _deis(c: Given) -> Found:
+def _deis(c: ConfigValues) -> Found:
     order = c.order()
     if order == 1:
         return "ddim", {}
     return f"deis_lamab{order - 1}", {"taper": c.short, **({"start": "ramp"} if order == 3 else {})}
 
 
-def _ddpm(c: Given) -> Found:
+def _ddpm(c: ConfigValues) -> Found:
     sizes = {
         "fixed_small": "small",
         "fixed_small_log": "small",
@@ -300,7 +306,7 @@ def _ddpm(c: Given) -> Found:
     return "ddpm", {"variance": sizes[kind]}
 
 
-def _sa_solver(c: Given) -> Found:
+def _sa_solver(c: ConfigValues) -> Found:
     if c.get("algorithm_type", "data_prediction") != "data_prediction":
         raise c.differs(
             "algorithm_type='noise_prediction'", "ours extrapolates the data prediction"
@@ -323,7 +329,7 @@ def _sa_solver(c: Given) -> Found:
     return "sa_solver", {**orders, **end, "tau": values.pop()}
 
 
-def _levels_around(c: Given, first: int, last: int) -> tuple[float, float]:
+def _levels_around(c: ConfigValues, first: int, last: int) -> tuple[float, float]:
     """Noise levels just outside the training times from ``first`` to ``last``."""
     table = alphas_cumprod(c.config).double()
     rho = ((1 - table) / table).sqrt().tolist()
@@ -333,7 +339,7 @@ def _levels_around(c: Given, first: int, last: int) -> tuple[float, float]:
     return low, high
 
 
-def _flow_match(c: Given) -> Found:
+def _flow_match(c: ConfigValues) -> Found:
     if c.get("stochastic_sampling"):
         raise c.differs(
             "stochastic_sampling=True",
@@ -342,7 +348,7 @@ def _flow_match(c: Given) -> Found:
     return "euler", {}
 
 
-def _variance_exploding(c: Given) -> Found:
+def _variance_exploding(c: ConfigValues) -> Found:
     if c.get("correct_steps", 1):
         raise c.differs(
             "correct_steps",
@@ -351,11 +357,11 @@ def _variance_exploding(c: Given) -> Found:
     return "ddpm", {"variance": "large"}
 
 
-def _rectified(c: Given) -> Found:
+def _rectified(c: ConfigValues) -> Found:
     return "euler_ancestral_rf", {"eta": c.get("eta", 1.0), "s_noise": c.get("s_noise", 1.0)}
 
 
-def _cosine(c: Given) -> Found:
+def _cosine(c: ConfigValues) -> Found:
     if c.order(most=2) == 1:
         return "sde_dpmpp_1", {}
     if end := _end(c, 2):
@@ -363,7 +369,7 @@ def _cosine(c: Given) -> Found:
     return "dpmpp_2m_sde", {"second": c.one_of("solver_type", "midpoint", "heun")}
 
 
-def _pndm(c: Given) -> Found:
+def _pndm(c: ConfigValues) -> Found:
     if not c.get("skip_prk_steps"):
         raise c.differs(
             "skip_prk_steps=False",
@@ -377,11 +383,11 @@ def _pndm(c: Given) -> Found:
     return "ipndm_4", {"start": "heun"}
 
 
-def _always(solver: str, **options: Any) -> Callable[[Given], Found]:
+def _always(solver: str, **options: Any) -> Callable[[ConfigValues], Found]:
     return lambda c: (solver, options)
 
 
-CLASSES: dict[str, Callable[[Given], Found]] = {
+CLASSES: dict[str, Callable[[ConfigValues], Found]] = {
     "DPMSolverMultistepScheduler": _multistep,
     "DPMSolverMultistepInverseScheduler": _multistep,
     "EDMDPMSolverMultistepScheduler": _multistep,

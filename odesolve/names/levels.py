@@ -25,7 +25,13 @@ def exponential(n: int, low: float, high: float, power: float = 1.0) -> Levels:
     return np.exp(ramp * (math.log(high) - math.log(low)) + math.log(low))
 
 
-def beta(n: int, low: float, high: float, a: float = 0.6, b: float = 0.6) -> Levels:
+def beta(
+    n: int,
+    low: float,
+    high: float,
+    a: float = 0.6,
+    b: float = 0.6,
+) -> Levels:
     """Quantiles of a beta distribution, denser at both ends (Lee et al. 2024, Beta Sampling)."""
     from scipy.stats import beta as distribution
 
@@ -35,7 +41,13 @@ def beta(n: int, low: float, high: float, a: float = 0.6, b: float = 0.6) -> Lev
 KINDS = {"karras": karras, "exponential": exponential, "lu": exponential, "beta": beta}
 
 
-def spaced(kind: str, n: int, low: float, high: float, **options: float) -> Levels:
+def spaced(
+    kind: str,
+    n: int,
+    low: float,
+    high: float,
+    **options: float,
+) -> Levels:
     """n levels of this kind from high to low. Raises OdesolveError for an unknown kind."""
     if kind not in KINDS:
         raise unknown("kind of noise levels", kind, KINDS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from odesolve.names.classes import CLASSES, CONFIG, LACKING_CLASSES, checked, schedule_of, spaced
 from odesolve.names.reading import row_named, schedule_named, spelled, split
-from odesolve.names.table import AUTOMATIC, LACKING_LABELS, LACKING_SAMPLERS, ROWS, Row, one
+from odesolve.names.table import AUTOMATIC, LACKING_LABELS, LACKING_SAMPLERS, ROWS, NameRow, one
 
 WORDS = {"one": one}  # what a config of the table holds that is no literal
 LABELS = frozenset(row.label for row in ROWS if row.label)
@@ -57,7 +57,7 @@ def all_names() -> Iterator[str]:
     yield from (*LACKING_LABELS, *LACKING_SAMPLERS, *LACKING_CLASSES)
 
 
-def _of_row(row: Row, given: Mapping[str, Any], schedule: str | None = None) -> Understood:
+def _of_row(row: NameRow, given: Mapping[str, Any], schedule: str | None = None) -> Understood:
     return Understood(row.solver, {**row.options, **given}, schedule)
 
 

@@ -8,7 +8,14 @@ from typing import Any
 
 from odesolve.errors import OdesolveError, unknown
 from odesolve.names.classes import identified, schedule_of
-from odesolve.names.table import AUTOMATIC, LACKING_LABELS, LACKING_SAMPLERS, ROWS, SCHEDULES, Row
+from odesolve.names.table import (
+    AUTOMATIC,
+    LACKING_LABELS,
+    LACKING_SAMPLERS,
+    ROWS,
+    SCHEDULES,
+    NameRow,
+)
 from odesolve.solvers import REGISTRY
 
 Options = tuple[tuple[str, Any], ...]
@@ -94,8 +101,8 @@ def canonical(solver: str, options: Mapping[str, Any]) -> Options:
 
 
 def row_named(
-    wanted: str, column: Callable[[Row], str | None], lacking: Mapping[str, str]
-) -> Row | None:
+    wanted: str, column: Callable[[NameRow], str | None], lacking: Mapping[str, str]
+) -> NameRow | None:
     """The row that has this name in a column, None without one. Raises OdesolveError for what has
     no equal, with the reason."""
     for row in ROWS:
@@ -109,10 +116,10 @@ def row_named(
 
 def _labelled(
     wanted: str,
-    column: Callable[[Row], str | None],
+    column: Callable[[NameRow], str | None],
     lacking: Mapping[str, str],
     kind: str,
-) -> Row:
+) -> NameRow:
     row = row_named(wanted, column, lacking)
     if row is None:
         known = [name for r in ROWS if (name := column(r))]

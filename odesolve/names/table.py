@@ -29,7 +29,7 @@ def one(t: float) -> float:
 
 
 @dataclass(frozen=True)
-class Row:
+class NameRow:
     """One sampler under its names. ``diffusers`` is a class with the config that makes it, ``flow``
     that for flow models."""
 
@@ -48,7 +48,7 @@ def _both(cls: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {"diffusers": (cls, config), "flow": (cls, {**config, "use_flow_sigmas": True})}
 
 
-def _unipc(order: int, variant: str, taper: bool) -> Row:
+def _unipc(order: int, variant: str, taper: bool) -> NameRow:
     """UniPC; only tapered bh2 can end at sigma = 0 in diffusers, and its grids for flows end
     nowhere else."""
     bh1 = variant == "bh1"
@@ -68,59 +68,59 @@ def _unipc(order: int, variant: str, taper: bool) -> Row:
     if order == 3 and taper:
         names = {"label": "UniPC", "comfy": "uni_pc"} if bh1 else {"comfy": "uni_pc_bh2"}
     made = _both(UNIPC, config) if taper and not bh1 else {"diffusers": (UNIPC, config)}
-    return Row(f"unipc_{order}", options, **made, **names)
+    return NameRow(f"unipc_{order}", options, **made, **names)
 
 
-ROWS: tuple[Row, ...] = (
-    Row("ddim", {}, ("EulerDiscreteScheduler", {}), (MULTISTEP, {"solver_order": 1, "use_flow_sigmas": True}), "Euler", "euler",
+ROWS: tuple[NameRow, ...] = (
+    NameRow("ddim", {}, ("EulerDiscreteScheduler", {}), (MULTISTEP, {"solver_order": 1, "use_flow_sigmas": True}), "Euler", "euler",
         ("euler", {})),
-    Row("ddim", {}, ("DDIMScheduler", {"clip_sample": False}), None, "DDIM", "ddim", ("euler", {}), "ddim_uniform"),
-    Row("ddim", {"eta": 1.0}, ("EulerAncestralDiscreteScheduler", {}), None, "Euler a", "euler_ancestral",
+    NameRow("ddim", {}, ("DDIMScheduler", {"clip_sample": False}), None, "DDIM", "ddim", ("euler", {}), "ddim_uniform"),
+    NameRow("ddim", {"eta": 1.0}, ("EulerAncestralDiscreteScheduler", {}), None, "Euler a", "euler_ancestral",
         ("euler_ancestral", {})),
-    Row("euler", {}, None, ("FlowMatchEulerDiscreteScheduler", {})),
-    Row("heun", {}, None, ("FlowMatchHeunDiscreteScheduler", {})),
-    Row("heun_edm", {}, ("HeunDiscreteScheduler", {}), None, "Heun", "heun", ("heun", {})),
-    Row("dpm_solver_2", {}, ("KDPM2DiscreteScheduler", {}), None, "DPM2", "dpm_2", ("dpm_2", {})),
-    Row("dpm2_ancestral", {}, ("KDPM2AncestralDiscreteScheduler", {}), None, "DPM2 a", "dpm_2_ancestral",
+    NameRow("euler", {}, None, ("FlowMatchEulerDiscreteScheduler", {})),
+    NameRow("heun", {}, None, ("FlowMatchHeunDiscreteScheduler", {})),
+    NameRow("heun_edm", {}, ("HeunDiscreteScheduler", {}), None, "Heun", "heun", ("heun", {})),
+    NameRow("dpm_solver_2", {}, ("KDPM2DiscreteScheduler", {}), None, "DPM2", "dpm_2", ("dpm_2", {})),
+    NameRow("dpm2_ancestral", {}, ("KDPM2AncestralDiscreteScheduler", {}), None, "DPM2 a", "dpm_2_ancestral",
         ("dpm_2_ancestral", {})),
-    Row("ipndm_v4", RAMP, ("LMSDiscreteScheduler", {}), None, "LMS", None, ("lms", {})),
-    Row("dpmpp_2m", {}, **_both(MULTISTEP, {"solver_order": 2}), label="DPM++ 2M", comfy="dpmpp_2m", peer=("dpmpp_2m", {})),
-    Row("dpmpp_2m", TAPER, **_both(MULTISTEP, {"solver_order": 2, "euler_at_final": True, "final_sigmas_type": "sigma_min"})),
-    Row("res_2m", {}, **_both(MULTISTEP, {"solver_order": 2, "solver_type": "heun"}), comfy="res_multistep",
+    NameRow("ipndm_v4", RAMP, ("LMSDiscreteScheduler", {}), None, "LMS", None, ("lms", {})),
+    NameRow("dpmpp_2m", {}, **_both(MULTISTEP, {"solver_order": 2}), label="DPM++ 2M", comfy="dpmpp_2m", peer=("dpmpp_2m", {})),
+    NameRow("dpmpp_2m", TAPER, **_both(MULTISTEP, {"solver_order": 2, "euler_at_final": True, "final_sigmas_type": "sigma_min"})),
+    NameRow("res_2m", {}, **_both(MULTISTEP, {"solver_order": 2, "solver_type": "heun"}), comfy="res_multistep",
         peer=("dpmpp_2m_sde", {**NO_NOISE, "solver_type": "heun"}),),
-    Row("dpmpp_3m_published", {}, **_both(MULTISTEP, {"solver_order": 3, **FULL})),
-    Row("dpmpp_3m_published", TAPER, **_both(MULTISTEP, {"solver_order": 3})),
-    Row("dpm_solver_1", {}, (MULTISTEP, {"solver_order": 1, "algorithm_type": "dpmsolver", **TO_SIGMA_MIN})),
-    Row("dpm_solver_2m", {}, (MULTISTEP, {"solver_order": 2, "algorithm_type": "dpmsolver", **TO_SIGMA_MIN})),
-    Row("sde_dpmpp_1", {}, **_both(MULTISTEP, {"solver_order": 1, **SDE})),
-    Row("dpmpp_2m_sde", {}, **_both(MULTISTEP, {"solver_order": 2, **SDE}), label="DPM++ 2M SDE", comfy="dpmpp_2m_sde",
+    NameRow("dpmpp_3m_published", {}, **_both(MULTISTEP, {"solver_order": 3, **FULL})),
+    NameRow("dpmpp_3m_published", TAPER, **_both(MULTISTEP, {"solver_order": 3})),
+    NameRow("dpm_solver_1", {}, (MULTISTEP, {"solver_order": 1, "algorithm_type": "dpmsolver", **TO_SIGMA_MIN})),
+    NameRow("dpm_solver_2m", {}, (MULTISTEP, {"solver_order": 2, "algorithm_type": "dpmsolver", **TO_SIGMA_MIN})),
+    NameRow("sde_dpmpp_1", {}, **_both(MULTISTEP, {"solver_order": 1, **SDE})),
+    NameRow("dpmpp_2m_sde", {}, **_both(MULTISTEP, {"solver_order": 2, **SDE}), label="DPM++ 2M SDE", comfy="dpmpp_2m_sde",
         peer=("dpmpp_2m_sde", {}),),
-    Row("dpmpp_2m_sde", {"second": "heun"}, **_both(MULTISTEP, {"solver_order": 2, "solver_type": "heun", **SDE}),
+    NameRow("dpmpp_2m_sde", {"second": "heun"}, **_both(MULTISTEP, {"solver_order": 2, "solver_type": "heun", **SDE}),
         label="DPM++ 2M SDE Heun", comfy="dpmpp_2m_sde_heun", peer=("dpmpp_2m_sde", {"solver_type": "heun"}),),
-    Row("dpmpp_3m_sde", PUBLISHED, label="DPM++ 3M SDE", comfy="dpmpp_3m_sde", peer=("dpmpp_3m_sde", {})),
-    Row("sde_dpm_solver_1", {}, (MULTISTEP, {"solver_order": 1, "algorithm_type": "sde-dpmsolver", **TO_SIGMA_MIN})),
-    Row("sde_dpm_solver_2m", {}, (MULTISTEP, {"solver_order": 2, "algorithm_type": "sde-dpmsolver", **TO_SIGMA_MIN})),
-    Row("sde_dpm_solver_2m", {"second": "heun"},
+    NameRow("dpmpp_3m_sde", PUBLISHED, label="DPM++ 3M SDE", comfy="dpmpp_3m_sde", peer=("dpmpp_3m_sde", {})),
+    NameRow("sde_dpm_solver_1", {}, (MULTISTEP, {"solver_order": 1, "algorithm_type": "sde-dpmsolver", **TO_SIGMA_MIN})),
+    NameRow("sde_dpm_solver_2m", {}, (MULTISTEP, {"solver_order": 2, "algorithm_type": "sde-dpmsolver", **TO_SIGMA_MIN})),
+    NameRow("sde_dpm_solver_2m", {"second": "heun"},
         (MULTISTEP, {"solver_order": 2, "algorithm_type": "sde-dpmsolver", "solver_type": "heun", **TO_SIGMA_MIN})),
-    Row("dpmpp_2s_ancestral", {}, None, None, "DPM++ 2S a", "dpmpp_2s_ancestral", ("dpmpp_2s_ancestral", {})),
-    Row("dpmpp_sde", {}, ("DPMSolverSDEScheduler", {}), None, "DPM++ SDE", "dpmpp_sde", ("dpmpp_sde", {})),
+    NameRow("dpmpp_2s_ancestral", {}, None, None, "DPM++ 2S a", "dpmpp_2s_ancestral", ("dpmpp_2s_ancestral", {})),
+    NameRow("dpmpp_sde", {}, ("DPMSolverSDEScheduler", {}), None, "DPM++ SDE", "dpmpp_sde", ("dpmpp_sde", {})),
     *(_unipc(order, variant, taper) for order in (1, 2, 3) for variant in ("bh2", "bh1") for taper in (True, False)),
-    Row("deis_lamab1", {}, **_both(DEIS, {"solver_order": 2, **FULL})),
-    Row("deis_lamab1", TAPER, (DEIS, {"solver_order": 2})),
-    Row("deis_lamab2", RAMP, **_both(DEIS, {"solver_order": 3, **FULL})),
-    Row("deis_lamab2", {**RAMP, **TAPER}, (DEIS, {"solver_order": 3})),
-    Row("sa_solver", {**PUBLISHED, **TAPER}, ("SASolverScheduler", {"tau_func": one})),
-    Row("ddpm", {}, ("DDPMScheduler", {"variance_type": "fixed_small"}), None, None, "ddpm"),
-    Row("ddpm", {"variance": "large"}, ("DDPMScheduler", {"variance_type": "fixed_large"})),
-    Row("ddpm", {"variance": "learned"}, ("DDPMScheduler", {"variance_type": "learned_range"})),
-    Row("ipndm_4", {}, ("IPNDMScheduler", {})),
-    Row("ipndm_4", {"start": "heun"}, ("PNDMScheduler", {"skip_prk_steps": True}), label="PLMS", schedule="ddim_uniform"),
-    Row("euler_ancestral_rf", {}, None, ("LTXEulerAncestralRFScheduler", {})),
-    Row("er_sde_3", PUBLISHED, None, None, None, "er_sde"),
-    Row("seeds_2", {}, None, None, None, "seeds_2"),
-    Row("seeds_3", {}, None, None, None, "seeds_3"),
-    Row("exp_heun", {}, None, None, None, "exp_heun_2_x0"),
-    Row("seeds_2", {"r": 1.0, "second": "heun"}, None, None, None, "exp_heun_2_x0_sde"),
+    NameRow("deis_lamab1", {}, **_both(DEIS, {"solver_order": 2, **FULL})),
+    NameRow("deis_lamab1", TAPER, (DEIS, {"solver_order": 2})),
+    NameRow("deis_lamab2", RAMP, **_both(DEIS, {"solver_order": 3, **FULL})),
+    NameRow("deis_lamab2", {**RAMP, **TAPER}, (DEIS, {"solver_order": 3})),
+    NameRow("sa_solver", {**PUBLISHED, **TAPER}, ("SASolverScheduler", {"tau_func": one})),
+    NameRow("ddpm", {}, ("DDPMScheduler", {"variance_type": "fixed_small"}), None, None, "ddpm"),
+    NameRow("ddpm", {"variance": "large"}, ("DDPMScheduler", {"variance_type": "fixed_large"})),
+    NameRow("ddpm", {"variance": "learned"}, ("DDPMScheduler", {"variance_type": "learned_range"})),
+    NameRow("ipndm_4", {}, ("IPNDMScheduler", {})),
+    NameRow("ipndm_4", {"start": "heun"}, ("PNDMScheduler", {"skip_prk_steps": True}), label="PLMS", schedule="ddim_uniform"),
+    NameRow("euler_ancestral_rf", {}, None, ("LTXEulerAncestralRFScheduler", {})),
+    NameRow("er_sde_3", PUBLISHED, None, None, None, "er_sde"),
+    NameRow("seeds_2", {}, None, None, None, "seeds_2"),
+    NameRow("seeds_3", {}, None, None, None, "seeds_3"),
+    NameRow("exp_heun", {}, None, None, None, "exp_heun_2_x0"),
+    NameRow("seeds_2", {"r": 1.0, "second": "heun"}, None, None, None, "exp_heun_2_x0_sde"),
 )  # fmt: skip
 
 # What has no equal here, and why.

@@ -319,7 +319,14 @@ class _Walk:
         elif start:
             ends["start"].zero_()
 
-    def _sum(self, outs: list[Tensor], which: int, cell: int, rise: bool, start: bool) -> None:
+    def _sum(
+        self,
+        outs: list[Tensor],
+        which: int,
+        cell: int,
+        rise: bool,
+        start: bool,
+    ) -> None:
         """The increment and the left end of a cell from those of the cell around it and the nodes
         in between."""
         up, level = self.levels[which - 1 : which + 1]

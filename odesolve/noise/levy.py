@@ -9,7 +9,13 @@ from odesolve.errors import unknown
 KINDS = ("davie", "foster")
 
 
-def levy_area(w: Tensor, h: Tensor, length: float, z: Tensor, kind: str = "foster") -> Tensor:
+def levy_area(
+    w: Tensor,
+    h: Tensor,
+    length: float,
+    z: Tensor,
+    kind: str = "foster",
+) -> Tensor:
     """A[..., i, j], half the integral of W_i dW_j - W_j dW_i over an interval, given the increment
     w and the area h (..., m).
 

@@ -173,7 +173,14 @@ class _Half:
     """The part of [a, b] in one half of a node: where the node's function is slope tau + bend tau
     (1 - tau)."""
 
-    def __init__(self, a: Array, b: Array, left: Array, width: Array, unit: float):
+    def __init__(
+        self,
+        a: Array,
+        b: Array,
+        left: Array,
+        width: Array,
+        unit: float,
+    ):
         half = width // 2
         start = _wide(_clamp(a, left, left + half) - left)
         stop = _wide(_clamp(b, left, left + half) - left)

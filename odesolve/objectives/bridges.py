@@ -216,7 +216,15 @@ class Interpolant:
             return each
         return each * self.weight(path, t).to(each.dtype)
 
-    def _drawn(self, x: Tensor, y: Tensor, z: Tensor | None, t: Tensor | None, cond, generator):
+    def _drawn(
+        self,
+        x: Tensor,
+        y: Tensor,
+        z: Tensor | None,
+        t: Tensor | None,
+        cond,
+        generator,
+    ):
         check_data(x)
         check_data(y)
         if self.coupling is not None:

@@ -135,7 +135,13 @@ def _takes_cond(coupling: Any) -> bool:
         return False
 
 
-def _root(coupling: Any, name: str, value: Any, x: Tensor, noise: Tensor) -> float:
+def _root(
+    coupling: Any,
+    name: str,
+    value: Any,
+    x: Tensor,
+    noise: Tensor,
+) -> float:
     """The factor of a real condition beside the samples."""
     weight = getattr(coupling, "cond_weight", None)
     if weight is None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from odesolve.adjoint.memory import holding
 from odesolve.adjoint.pull import Sums, with_gradients
-from odesolve.adjoint.targets import Arguments, Wanted, wanted
+from odesolve.adjoint.targets import Arguments, GradientTargets, wanted
 from odesolve.doors.annotations import takes
 from odesolve.doors.keywords import door
 from odesolve.doors.words import fits_call
@@ -187,7 +187,7 @@ class DiffFlow:
         check_shape(out, x)
         return out
 
-    def _wanted(self, x: Tensor, noise: Noise) -> Wanted:
+    def _wanted(self, x: Tensor, noise: Noise) -> GradientTargets:
         nets = [net for net in (self.drift, self.score) if isinstance(net, nn.Module)]
         module = nn.ModuleList(nets) if len(nets) == 2 else None
         held = [p for net in nets for p in net.parameters()]

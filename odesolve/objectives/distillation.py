@@ -52,7 +52,13 @@ def check_solver(solver: str) -> None:
         raise unknown("solver", solver, TABLEAUS)
 
 
-def runge_kutta(model: Model, x: Tensor, t: Tensor, r: Tensor, solver: str = "heun") -> Tensor:
+def runge_kutta(
+    model: Model,
+    x: Tensor,
+    t: Tensor,
+    r: Tensor,
+    solver: str = "heun",
+) -> Tensor:
     """One step of the probability flow from times t (B,) to r (B,), by "euler", "midpoint", "heun",
     "rk4", ..."""
     tableau = TABLEAUS[solver]
@@ -64,14 +70,26 @@ def runge_kutta(model: Model, x: Tensor, t: Tensor, r: Tensor, solver: str = "he
     return x + column(h, x) * sum(b * k for b, k in zip(tableau.b, slopes, strict=True))
 
 
-def ddim(path: Path, x: Tensor, data: Tensor, t: Tensor, r: Tensor) -> Tensor:
+def ddim(
+    path: Path,
+    x: Tensor,
+    data: Tensor,
+    t: Tensor,
+    r: Tensor,
+) -> Tensor:
     """The DDIM step of states x (B, ...) from times t (B,) to r (B,) by the data prediction at t
     (Song et al. 2021, eq. 12)."""
     gain = -path.alpha(r) * torch.expm1(path.lam(t) - path.lam(r))
     return column(path.sigma(r) / path.sigma(t), x) * x + column(gain, x) * data
 
 
-def two_steps(teacher: Model, x: Tensor, t: Tensor, middle: Tensor, end: Tensor) -> Tensor:
+def two_steps(
+    teacher: Model,
+    x: Tensor,
+    t: Tensor,
+    middle: Tensor,
+    end: Tensor,
+) -> Tensor:
     """The data prediction whose one DDIM step from t to end is the teacher's two (Salimans and Ho
     2022, algorithm 2).
 

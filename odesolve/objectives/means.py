@@ -91,7 +91,13 @@ def infinite(
     return found
 
 
-def _size(path: Path, t: Tensor, predicts: str, weight: Weight, sigma_data: float) -> Tensor:
+def _size(
+    path: Path,
+    t: Tensor,
+    predicts: str,
+    weight: Weight,
+    sigma_data: float,
+) -> Tensor:
     """The weighted error of a network that says nothing, of data and noise of unit size."""
     rows = compared(path, t, weight, predicts, sigma_data)
     size = rows.c0**2 + rows.c1**2

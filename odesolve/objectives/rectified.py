@@ -209,7 +209,7 @@ def _check_linear(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Round:
+class ReflowRound:
     """A model, and the pairs (B, ...) that it was trained on."""
 
     model: Model
@@ -233,7 +233,7 @@ def reflow(
     steps: int = 100,
     grid: GridLike | None = None,
     **options: Any,
-) -> list[Round]:
+) -> list[ReflowRound]:
     """Models trained on the pairs of the one before, again and again (Liu et al. 2023, algorithm
     1).
 
@@ -248,11 +248,11 @@ def reflow(
 
     Raises OdesolveError for other paths, and as ``pairs``.
     """
-    out: list[Round] = []
+    out: list[ReflowRound] = []
     for k in range(rounds):
         _check_linear(model.path)
         start = noise(k) if callable(noise) else noise
         data = pairs(model, start, solver, steps, grid, **options)
         model = fit(model, data, start)
-        out.append(Round(model, data, start))
+        out.append(ReflowRound(model, data, start))
     return out

@@ -27,7 +27,7 @@ Carry = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Round:
+class BridgeRound:
     """One fit: the end it goes ``towards``, what it learned, and the states (K, B, ...) that this
     drew, in their order."""
 
@@ -53,7 +53,7 @@ def imf(
     source: Tensor,
     rounds: int,
     towards: str = "data",
-) -> Iterator[Round]:
+) -> Iterator[BridgeRound]:
     """Iterative Markovian fitting (Shi et al. 2023, DSBM; Peluchetti 2023): bridges of the current
     pairs, made Markov, again.
 
@@ -72,7 +72,7 @@ def imf(
     if x.shape != source.shape:
         raise OdesolveError(f"data {tuple(x.shape)} and source {tuple(source.shape)}: give pairs")
     pairs = (x, source) if towards == "data" else (source, x)
-    first = Round(
+    first = BridgeRound(
         "source" if towards == "data" else "data", lambda start: pairs[1], torch.stack(pairs)
     )
     return _alternate(
@@ -91,7 +91,7 @@ def ipf(
     x: Tensor,
     source: Tensor,
     rounds: int,
-) -> Iterator[Round]:
+) -> Iterator[BridgeRound]:
     """Iterative proportional fitting (De Bortoli et al. 2021, DSB): reverse a process, start from
     the other end, reverse again.
 
@@ -107,7 +107,7 @@ def ipf(
     With K = 2 and ``fit`` the likelihood of one end given the other, it is the alternating (EM)
     form for two conditional laws, argmin KL(q(y | x) p_data || p(x | y) p_source) over p and q in
     turn. Every round keeps the marginal that it starts from."""
-    first = Round("source", reference, reference(x))
+    first = BridgeRound("source", reference, reference(x))
     return _alternate(
         lambda last, end: fit(last.states, end),
         lambda carry, start: carry(start),
@@ -118,16 +118,16 @@ def ipf(
 
 
 def _alternate(
-    fit: Callable[[Round, str], Carry],
+    fit: Callable[[BridgeRound, str], Carry],
     draw: Callable[[Carry, Tensor], Tensor],
-    last: Round,
+    last: BridgeRound,
     samples: tuple[Tensor, Tensor],
     rounds: int,
-) -> Iterator[Round]:
+) -> Iterator[BridgeRound]:
     for _ in range(rounds):
         end = "source" if last.towards == "data" else "data"
         carry = fit(last, end)
-        last = Round(end, carry, draw(carry, samples[0 if end == "source" else 1]))
+        last = BridgeRound(end, carry, draw(carry, samples[0 if end == "source" else 1]))
         yield last
 
 

@@ -136,7 +136,14 @@ def signal(path: Path, t: Tensor) -> Tensor:
     return torch.where(a.square() <= LOWEST * (1 + 1e-9), 0.0, a)
 
 
-def powers(path: Path, t: Tensor, a: Tensor, s: Tensor, name: str, sigma_data: float) -> Powers:
+def powers(
+    path: Path,
+    t: Tensor,
+    a: Tensor,
+    s: Tensor,
+    name: str,
+    sigma_data: float,
+) -> Powers:
     """sigma^2 kF^2 of a prediction, sigma^2 w of a weight, by alpha and sigma at t. Raises
     OdesolveError for other names."""
     if name in ("noise", "snr"):
@@ -163,7 +170,13 @@ def powers(path: Path, t: Tensor, a: Tensor, s: Tensor, name: str, sigma_data: f
     raise unknown("weight", name, (*PREDICTIONS, "vlb", *NAMED, "min_snr(5)"))
 
 
-def _moving(path: Path, t: Tensor, a: Tensor, s: Tensor, bound: bool) -> Powers:
+def _moving(
+    path: Path,
+    t: Tensor,
+    a: Tensor,
+    s: Tensor,
+    bound: bool,
+) -> Powers:
     """Of velocity and the bound's weight (alpha / sigma times the velocity's root), by alpha sigma'
     - sigma alpha'.
 
@@ -200,7 +213,13 @@ class Rows(NamedTuple):
         return found & self.factor.isfinite()
 
 
-def compared(path: Path, t: Tensor, weight: Weight, predicts: str, sigma_data: float) -> Rows:
+def compared(
+    path: Path,
+    t: Tensor,
+    weight: Weight,
+    predicts: str,
+    sigma_data: float,
+) -> Rows:
     """The rows of a regression at times (n,), finite wherever its weighted error is."""
     c0, c1, scale = path.rows(t, predicts, sigma_data)
     if predicts not in ("score", "velocity") or not isinstance(weight, str) or weight == predicts:

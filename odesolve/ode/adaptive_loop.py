@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import MAX_CALLS, NFE, ROWS, RUNNING, STATUS, T
-from odesolve.ode.batch import Batch, Blocks
+from odesolve.ode.batch import Batch, NormBlocks
 
 LEAVE = 0.75  # the batch is made smaller once no more than this share of it is running
 
@@ -50,7 +50,7 @@ class Method(Attempts, Protocol):
 
     order: float
     evaluations: int
-    blocks: Blocks
+    blocks: NormBlocks
     takes_slopes: bool
 
     def start(self, batch: Batch, f0: Tensor) -> None:

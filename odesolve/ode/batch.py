@@ -15,7 +15,7 @@ from odesolve.ode.drift import Drift
 Scale = float | Tensor
 
 
-class Blocks:
+class NormBlocks:
     """The weights that a method's combines take, as one table: ``dispatch.control`` says how it
     becomes numbers.
 
@@ -48,7 +48,7 @@ class Batch:
     def __init__(
         self,
         drift: Drift,
-        blocks: Blocks,
+        blocks: NormBlocks,
         settings: Sequence[float],
         rtol: Scale,
         atol: Scale,

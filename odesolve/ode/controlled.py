@@ -189,7 +189,13 @@ def _joined(before: Results | None, after: Results) -> Results:
     return after
 
 
-def _start(method: Method, batch: Batch, t: Time, span: Time, given: float | None) -> Time:
+def _start(
+    method: Method,
+    batch: Batch,
+    t: Time,
+    span: Time,
+    given: float | None,
+) -> Time:
     """Start the method; returns the first step with its sign: the given one, or one that costs an
     evaluation."""
     drift = batch.drift

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odesolve.kernels import dispatch
 from odesolve.kernels.control import H0, NFE, T0, TOOK, H, T
-from odesolve.ode.batch import Batch, Blocks
+from odesolve.ode.batch import Batch, NormBlocks
 from odesolve.ode.implicit import hermite
 from odesolve.ode.linear import columns
 from odesolve.paths import Path
@@ -44,7 +44,7 @@ class ExponentialPair:
         self.nodes = NODES[name]
         self.evaluations = len(self.nodes)
         self.order = float(len(self.nodes))
-        self.blocks = Blocks((), self.nodes)
+        self.blocks = NormBlocks((), self.nodes)
 
     def start(self, batch: Batch, f0: Tensor) -> None:
         """Take the first state and the noise there, which the first attempt uses."""

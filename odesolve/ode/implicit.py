@@ -13,7 +13,7 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.kernels import dispatch
 from odesolve.kernels.control import BY_STEP, H0, IF_KEPT, IF_TOOK, NFE, TOOK, H, T
 from odesolve.methods.tableaus import Row, elementary_weights, weigh
-from odesolve.ode.batch import Batch, Blocks
+from odesolve.ode.batch import Batch, NormBlocks
 from odesolve.ode.linear import columns
 from odesolve.ode.newton import Newton
 from odesolve.ode.runge_kutta import Attempt
@@ -159,7 +159,7 @@ class Implicit:
         self.kind = linear
         self.order = float(pair.error_order)
         self.guesses = pair.guesses()
-        self.blocks = Blocks(self._blocks(), pair.c[1:])
+        self.blocks = NormBlocks(self._blocks(), pair.c[1:])
 
     def _blocks(self) -> list[list[list[tuple[float, int]]]]:
         none = (0.0, 0)
@@ -262,7 +262,13 @@ class Implicit:
         )
 
 
-def hermite(y0: Tensor, y1: Tensor, f0: Tensor, f1: Tensor, h: Tensor) -> Tensor:
+def hermite(
+    y0: Tensor,
+    y1: Tensor,
+    f0: Tensor,
+    f1: Tensor,
+    h: Tensor,
+) -> Tensor:
     """Coefficients (4, n, ...), lowest power first, of the cubic in theta with these ends and
     slopes over steps h (n,)."""
     out = torch.empty(4, *y0.shape, dtype=y0.dtype, device=y0.device)

@@ -33,7 +33,14 @@ class Newton:
         self.rate, self.spent = (torch.zeros_like(batch.norm) for _ in range(2))
         self.slowest = torch.zeros_like(batch.norm)
 
-    def begin(self, batch: Batch, y: Tensor, t: Tensor, s: Tensor, slow: float) -> None:
+    def begin(
+        self,
+        batch: Batch,
+        y: Tensor,
+        t: Tensor,
+        s: Tensor,
+        slow: float,
+    ) -> None:
         """A new step from (t, y): Jacobians are renewed of samples whose last step converged more
         slowly than ``slow``."""
         self.spent.zero_()

@@ -16,7 +16,7 @@ from odesolve.kernels.control import BY_STEP, H0, IF_KEPT, IF_TOOK, NFE, T0
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.methods.pairs import Pair
 from odesolve.methods.tableaus import Row
-from odesolve.ode.batch import Batch, Blocks
+from odesolve.ode.batch import Batch, NormBlocks
 from odesolve.ode.stages import FIRST, FusedStates, stage_slopes, used
 
 ALONE = (-1, -1, -1)  # bases of outputs that are no changes of a state
@@ -181,7 +181,7 @@ class Recipe(NamedTuple):
 
     columns: list[list[int]]
     judged: list[list[int]]
-    blocks: Blocks
+    blocks: NormBlocks
     dense: Tensor
 
 
@@ -195,7 +195,7 @@ def _recipe(pair: Pair) -> Recipe:
     blocks = [_selection(pair)]
     for rows, places in zip((*states, *norms), (*columns, *judged), strict=True):
         blocks.append([[NOTHING, *((row[j], BY_STEP) for j in places)] for row in rows])
-    table = Blocks(blocks, (*pair.c[1:], 1.0))
+    table = NormBlocks(blocks, (*pair.c[1:], 1.0))
     return Recipe([[], [], *columns], judged, table, dense_rows(pair))
 
 

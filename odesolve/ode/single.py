@@ -17,7 +17,7 @@ class Rule(Protocol):
         ...
 
 
-class Solve(Protocol):
+class SingleSolve(Protocol):
     """A method, and who looks at its attempts, in one."""
 
     def attempt(self, single: Single) -> None:
@@ -57,7 +57,7 @@ class Single:
         self.state = self.rule.judge(self.error)
 
 
-def integrate_single(solve: Solve, rule: Rule) -> None:
+def integrate_single(solve: SingleSolve, rule: Rule) -> None:
     """Make attempts until the solve is over, which it may be before the first."""
     single = Single(rule)
     solve.look(solve, single)

@@ -22,7 +22,7 @@ from odesolve.ode.times import Times
 ULPS = 4.0  # of the time in the state's type: an event may be off by them
 
 
-class Marks:
+class StepMarks:
     """Output times, ``t`` (n,) of all samples or (n, B) of each, in its direction ``sign`` (a
     number, or one per sample)."""
 
@@ -59,7 +59,7 @@ class StepWatch:
         start = drift.start
         self.drift = drift
         self.events = tuple(events)
-        self.marks = Marks(times, start)
+        self.marks = StepMarks(times, start)
         self.y = start.new_full((len(times), *start.shape), torch.nan)
         self.y[0] = start
         self.dense = Dense(len(start), self.marks.sign) if dense else None

@@ -34,26 +34,26 @@ def stream_of(name: str) -> int | None:
     return None
 
 
-class Linear(dict):
+class LinearForm(dict):
     """A linear combination of named values: name -> coefficient (float64). Supports +, -, * by a
     number."""
 
-    def __add__(self, other: Mapping[str, float]) -> Linear:
-        out = Linear(self)
+    def __add__(self, other: Mapping[str, float]) -> LinearForm:
+        out = LinearForm(self)
         for name, weight in other.items():
             out[name] = out.get(name, 0.0) + weight
         return out
 
-    def __mul__(self, factor: float) -> Linear:
-        return Linear({name: weight * factor for name, weight in self.items()})
+    def __mul__(self, factor: float) -> LinearForm:
+        return LinearForm({name: weight * factor for name, weight in self.items()})
 
     __rmul__ = __mul__
 
-    def __neg__(self) -> Linear:
+    def __neg__(self) -> LinearForm:
         return self * -1.0
 
-    def __sub__(self, other: Mapping[str, float]) -> Linear:
-        return self + Linear(other) * -1.0
+    def __sub__(self, other: Mapping[str, float]) -> LinearForm:
+        return self + LinearForm(other) * -1.0
 
     @property
     def name(self) -> str:
@@ -230,12 +230,12 @@ def sound(i: Combine) -> bool:
     return shaped and all(math.isfinite(w) for row in i.weights for w in row)
 
 
-def substitute(terms: Iterable[tuple[str, float]], env: Mapping[str, Linear]) -> Linear:
+def substitute(terms: Iterable[tuple[str, float]], env: Mapping[str, LinearForm]) -> LinearForm:
     """The combination of terms with every name replaced by what it stands for in ``env``; noise
     stands for itself."""
-    out = Linear()
+    out = LinearForm()
     for name, weight in terms:
-        out = out + (env[name] if stream_of(name) is None else Linear({name: 1.0})) * weight
+        out = out + (env[name] if stream_of(name) is None else LinearForm({name: 1.0})) * weight
     return out
 
 
@@ -270,12 +270,12 @@ def _apply_row(_: int, i: Apply) -> list:
     return ["A", i.fn, i.input, i.output, i.t, *more]
 
 
-class _Row(Struct, array_like=True, forbid_unknown_fields=True):
+class _InstructionRow(Struct, array_like=True, forbid_unknown_fields=True):
     """A row of a plan's JSON: a letter for the instruction, then its fields, without those at the
     end that have defaults."""
 
 
-class _Evaluate(_Row, tag="E"):
+class _Evaluate(_InstructionRow, tag="E"):
     input: Value
     output: Value
     t: Number
@@ -284,13 +284,13 @@ class _Evaluate(_Row, tag="E"):
     to: Number | None = None
 
 
-class _Combine(_Row, tag="C"):
+class _Combine(_InstructionRow, tag="C"):
     outputs: tuple[Output, ...]
     inputs: tuple[Source, ...]
     weights: tuple[tuple[Number, ...], ...]
 
 
-class _Apply(_Row, tag="A"):
+class _Apply(_InstructionRow, tag="A"):
     fn: Value
     input: Value
     output: Value

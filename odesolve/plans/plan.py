@@ -25,7 +25,7 @@ from odesolve.plans.instructions import (
     Combine,
     Evaluate,
     Instruction,
-    Linear,
+    LinearForm,
     Row,
     each,
     evaluations,
@@ -39,7 +39,7 @@ from odesolve.plans.instructions import (
 )
 
 
-class _File(Struct, forbid_unknown_fields=True):
+class _PlanFile(Struct, forbid_unknown_fields=True):
     """The JSON of a plan."""
 
     solver: Text
@@ -189,7 +189,7 @@ class Plan:
         return next((self.step_of[n] for n in i.writes if n in self.step_of), None)
 
     @fits_as("plan.matrix")
-    def matrix(self) -> tuple[list[Linear], Linear]:
+    def matrix(self) -> tuple[list[LinearForm], LinearForm]:
         """The plan with every derived value substituted: each evaluation's input, and the result,
         over x0 and D1, D2, ...
 
@@ -239,8 +239,8 @@ class _Matrix:
 
     def __init__(self, plan: Plan):
         self.path = plan.path
-        self.values: dict[str, Linear] = {START: Linear({START: 1.0})}
-        self.inputs: list[Linear] = []
+        self.values: dict[str, LinearForm] = {START: LinearForm({START: 1.0})}
+        self.inputs: list[LinearForm] = []
 
     def evaluate(self, _: int, i: Evaluate) -> None:
         state = self.values[i.input]
@@ -250,9 +250,9 @@ class _Matrix:
             self._data(number, state, i) if i.to is None else _average(number, i.to)
         )
 
-    def _data(self, number: int, state: Linear, i: Evaluate) -> Linear:
+    def _data(self, number: int, state: LinearForm, i: Evaluate) -> LinearForm:
         """What an evaluation yields, over the data prediction at its point."""
-        data = Linear({f"D{number}": 1.0})
+        data = LinearForm({f"D{number}": 1.0})
         if i.quantity == "data":
             return data
         if self.path is None:
@@ -270,16 +270,16 @@ class _Matrix:
         )
 
 
-def _average(number: int, to: float) -> Linear:
+def _average(number: int, to: float) -> LinearForm:
     """An evaluation between two times, which no data prediction at its point says."""
-    return Linear({f"u{number} to {to!r}": 1.0})
+    return LinearForm({f"u{number} to {to!r}": 1.0})
 
 
 def read_plan(text: str, path_of: Callable[[dict[str, Any]], Any]) -> Plan:
     """The checked plan in a JSON text; ``path_of`` takes what the text says of its path. Raises
     PlanError as ``from_json``."""
     with uncollected(), _DOOR.reading():
-        body = shaped(parsed(text, _DOOR), _File, _DOOR)
+        body = shaped(parsed(text, _DOOR), _PlanFile, _DOOR)
         path = path_of(body.path)
         spec = json.dumps(body.path, separators=(",", ":")) if body.path else ""
         rows = tuple(map(read_row, body.rows))

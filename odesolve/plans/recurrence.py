@@ -15,7 +15,7 @@ from odesolve.plans.instructions import (
     Apply,
     Combine,
     Evaluate,
-    Linear,
+    LinearForm,
     each,
     stream_of,
     substitute,
@@ -88,8 +88,8 @@ class _States:
         calls = [k for k, i in enumerate(plan.instructions) if isinstance(i, Evaluate)]
         self.next_call = [*calls, len(plan.instructions)]
         self.mix = [(0.0, 1.0)] * plan.nfe
-        self.states: list[Linear] = []
-        self.values: dict[str, Linear] = {START: Linear({STATE: 1.0})}
+        self.states: list[LinearForm] = []
+        self.values: dict[str, LinearForm] = {START: LinearForm({STATE: 1.0})}
         self.forgotten = False
 
     def evaluate(self, k: int, i: Evaluate) -> None:
@@ -104,8 +104,8 @@ class _States:
             self.forgotten = True
             return
         self.values = {n: _rebased(v, at) for n, v in live.items()}
-        self.values[i.input] = Linear({STATE: 1.0})
-        self.values[i.output] = Linear({str(number): 1.0})
+        self.values[i.input] = LinearForm({STATE: 1.0})
+        self.values[i.output] = LinearForm({str(number): 1.0})
 
     def combine(self, _: int, i: Combine) -> None:
         """Substitute, and keep what a plan keeps in the place of an evaluation."""
@@ -125,28 +125,28 @@ class _States:
         latest = str(call)
         self.mix[call] = mix
         self.values = {n: _mixed(v, latest, *mix) for n, v in self.values.items()}
-        self.values[name] = Linear({latest: 1.0})
+        self.values[name] = LinearForm({latest: 1.0})
 
     def apply(self, _: int, i: Apply) -> None:
         raise AssertionError(f"{i.fn!r} is not linear, and was refused before")
 
 
-def _mixed(value: Linear, latest: str, of_state: float, of_output: float) -> Linear:
+def _mixed(value: LinearForm, latest: str, of_state: float, of_output: float) -> LinearForm:
     """A value over the network's latest output as one over a mix of it and the state."""
     if latest not in value:
         return value
     share = value[latest] / of_output
-    rest = Linear({n: w for n, w in value.items() if n != latest})
+    rest = LinearForm({n: w for n, w in value.items() if n != latest})
     return rest + {latest: share, STATE: -share * of_state}
 
 
-def _rebased(value: Linear, at: Linear) -> Linear:
+def _rebased(value: LinearForm, at: LinearForm) -> LinearForm:
     """A value over the old state as one over the new state ``at``."""
     share = value.get(STATE, 0.0)
     if not share:
         return value
     ratio = share / at[STATE]
-    out = Linear({STATE: ratio})
+    out = LinearForm({STATE: ratio})
     # in the order of the plan: a set of texts has another order in every process, and the sums of
     # noise would have other last bits
     for name in dict.fromkeys((*value, *at)):
@@ -159,7 +159,9 @@ def _rebased(value: Linear, at: Linear) -> Linear:
     return out
 
 
-def _written(plan: Plan, rows: list[Linear], mix: list[tuple[float, float]]) -> Recurrence | str:
+def _written(
+    plan: Plan, rows: list[LinearForm], mix: list[tuple[float, float]]
+) -> Recurrence | str:
     first = rows[0]
     if set(first) != {STATE}:
         return "its first call is not at the start"

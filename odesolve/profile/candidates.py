@@ -192,7 +192,13 @@ def fit(model: Model, candidate: Candidate, budget: int, dtype) -> Program | Non
     return best
 
 
-def _next_guess(steps: int, calls: float, budget: int, low: int, high: float) -> int:
+def _next_guess(
+    steps: int,
+    calls: float,
+    budget: int,
+    low: int,
+    high: float,
+) -> int:
     """Where calls would meet the budget if they grew in proportion, kept strictly inside the
     bracket."""
     if math.isinf(calls):

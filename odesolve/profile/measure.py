@@ -254,7 +254,14 @@ def _noise(
     return given.to(dtype or torch.promote_types(given.dtype, torch.float32))
 
 
-def _reference(model: Model, z: Tensor, given, tolerance: float, limit: int, tick) -> Reference:
+def _reference(
+    model: Model,
+    z: Tensor,
+    given,
+    tolerance: float,
+    limit: int,
+    tick,
+) -> Reference:
     if given is None:
         return references.certified(model, z, tolerance, limit, tick)
     found = given if isinstance(given, Reference) else Reference(given, EXACT)

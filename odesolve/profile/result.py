@@ -297,7 +297,7 @@ class Profile:
             else contents(source, door)
         )
         with uncollected():
-            body = shaped(parsed(given, door), _File, door)
+            body = shaped(parsed(given, door), _ProfileFile, door)
             rows = [_row(held) for held in body.rows]
         parallel = [Parallel(**asdict(p)) for p in body.parallel]
         certificate = Certificate(**asdict(body.certificate))
@@ -317,7 +317,7 @@ class _Certificate(_Part):
     how: str
 
 
-class _Row(_Part):
+class _ProfileRow(_Part):
     solver: Text
     grid: Text
     nfe: Size
@@ -353,12 +353,12 @@ class _Parallel(_Part):
     rows: Measure
 
 
-class _File(_Part):
+class _ProfileFile(_Part):
     version: Literal[1]
     problem: dict[str, Any]
     certificate: _Certificate
     rounding: Measure | None
-    rows: tuple[_Row, ...]
+    rows: tuple[_ProfileRow, ...]
     parallel: tuple[_Parallel, ...] = ()
 
 
@@ -376,7 +376,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _row(held: _Row) -> Row:
+def _row(held: _ProfileRow) -> Row:
     """A row, its missing errors NaN; its fields are those of the file, in their order."""
     for k in METRICS[:-1]:
         if getattr(held, k) is None:

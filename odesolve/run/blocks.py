@@ -23,7 +23,7 @@ Slots = dict[int, Tensor]
 CLOSE = 0.01  # of the tolerance
 
 
-class Visit:
+class BlockVisit:
     """A boundary in one iteration: ``slots`` as all samples come to it, ``final`` (B,) where they
     are the loop's.
 
@@ -31,7 +31,7 @@ class Visit:
     made of the slots ``at`` which each sample was last solved. ``far`` (B,) are the samples that
     are solved again, ``before`` is the iteration before."""
 
-    def __init__(self, slots: Slots, final: Tensor, far: Tensor, before: Visit | None):
+    def __init__(self, slots: Slots, final: Tensor, far: Tensor, before: BlockVisit | None):
         self.slots = slots
         self.final = final
         self.far = far
@@ -65,7 +65,7 @@ class Visit:
             self.before = None
 
 
-class Blocks:
+class StepBlocks:
     """A solve of B samples by P blocks. What comes to boundary n in iteration k, slot by slot, is
 
     U[k, n] = F(U[k-1, n-1]) + (G(U[k, n-1]) - G(U[k-1, n-1])),
@@ -75,7 +75,14 @@ class Blocks:
     of any plan it has its history and its noise. With one it does that only for values beside the
     state. The first call of a block serves both F and G."""
 
-    def __init__(self, fine: Part, coarse: Part | None, model: Any, tolerance: float, exact: bool):
+    def __init__(
+        self,
+        fine: Part,
+        coarse: Part | None,
+        model: Any,
+        tolerance: float,
+        exact: bool,
+    ):
         self.fine = fine
         self.coarse = coarse
         self.model = model
@@ -84,8 +91,8 @@ class Blocks:
         self.start = {s: v for s, v in enumerate(fine.cursor.slots) if v is not None}
         self.result = self.start[fine.states[0]]
         self.tally = Tally(len(self.result))
-        self.visits: dict[tuple[int, int], Visit] = {}
-        self.lanes: list[tuple[Lane, Visit, int]] = []
+        self.visits: dict[tuple[int, int], BlockVisit] = {}
+        self.lanes: list[tuple[Lane, BlockVisit, int]] = []
         self.next = [1]  # the boundary that each iteration's sweep comes to next
         self.iterations = torch.zeros_like(self.tally.evaluations)
         self.difference = torch.tensor(
@@ -124,7 +131,7 @@ class Blocks:
     def _headed(
         self,
         lane: Lane,
-        visit: Visit,
+        visit: BlockVisit,
         n: int,
         outputs: list[Tensor] | None,
     ) -> list[Tensor] | None:
@@ -142,7 +149,7 @@ class Blocks:
             return None
         return [o[kept.to(o.device)] for o in outputs]
 
-    def _go_on(self, lane: Lane, visit: Visit, n: int, outputs: list[Tensor] | None) -> None:
+    def _go_on(self, lane: Lane, visit: BlockVisit, n: int, outputs: list[Tensor] | None) -> None:
         """Take a lane past its call; at the end of block n its visit gets what came out."""
         lane.answer(outputs, lane.functions(self.model))
         if not lane.done:
@@ -170,7 +177,7 @@ class Blocks:
         other = self.coarse.call(n)
         return (mine.t, mine.to, mine.branches) == (other.t, other.to, other.branches)
 
-    def _beside(self, rows: Tensor, visit: Visit, n: int) -> Lane:
+    def _beside(self, rows: Tensor, visit: BlockVisit, n: int) -> Lane:
         """The coarse part's way through block n, from a visit's states."""
         assert self.coarse is not None
         state = visit.slots[self.fine.states[n]]
@@ -229,7 +236,7 @@ class Blocks:
         else:
             self._finish(k, slots[self.fine.states[n]], final, tick)
 
-    def _first(self, left: Visit, n: int) -> Slots:
+    def _first(self, left: BlockVisit, n: int) -> Slots:
         """The slots of the first sweep: the coarse solver's."""
         state = self.fine.states[n]
         given = self.fine.inputs[n]
@@ -237,7 +244,7 @@ class Blocks:
             return left.coarse
         return {**left.coarse, given: self._scaled(left.coarse[state], self.fine.call(n).t)}
 
-    def _corrected(self, left: Visit, below: Visit, n: int, rows: Tensor) -> Slots:
+    def _corrected(self, left: BlockVisit, below: BlockVisit, n: int, rows: Tensor) -> Slots:
         """The fine solver's slots, corrected for these samples by what the coarse one sees of their
         moves."""
         assert below.fine is not None
@@ -268,7 +275,7 @@ class Blocks:
             # costs no accuracy.
             tolerance = self.tolerance * (CLOSE if n == k else 1.0)
             far = moved if self.exact else moved & ~_near(slots[state], before.at[state], tolerance)
-        visit = self.visits[k, n] = Visit(slots, final, far, before)
+        visit = self.visits[k, n] = BlockVisit(slots, final, far, before)
         rows = moved.nonzero().flatten()
         on = rows.to(self.result.device)
         entered: list[Tensor | None] = [None] * self.fine.cursor.program.slots

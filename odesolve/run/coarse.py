@@ -45,7 +45,13 @@ def visited(plan: Plan, model: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def answers(rec: Recurrence, model: Any, calls: Tensor, states: Tensor, data: Tensor) -> Tensor:
+def answers(
+    rec: Recurrence,
+    model: Any,
+    calls: Tensor,
+    states: Tensor,
+    data: Tensor,
+) -> Tensor:
     """What a recurrence keeps of the network at these states, were they those of its ``calls``
     (n,)."""
     out = torch.empty_like(data)

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from odesolve.lowering.lower import Program
-from odesolve.run.loop import Network
+from odesolve.run.loop import NetworkCalls
 from odesolve.run.report import Report
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class Executor(Protocol):
         program: Program,
         x: Tensor,
         keys: Tensor | None = None,
-        model: Network | None = None,
+        model: NetworkCalls | None = None,
         tick: Callable[[int], None] | None = None,
     ) -> Tensor:
         """The program's result from the start state x, which is not overwritten. ``tick`` is called

@@ -16,9 +16,9 @@ from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine_row
 from odesolve.lowering.lower import Program
 from odesolve.run.executor import Latest
-from odesolve.run.loop import Network
+from odesolve.run.loop import NetworkCalls
 from odesolve.run.loop import run as run_loop
-from odesolve.run.table import LEAVE_ALONE, Layout, Table, table_of, unfit
+from odesolve.run.table import LEAVE_ALONE, CoefficientTable, Layout, table_of, unfit
 
 KEPT = 16  # programs whose tables are kept on the host
 _REASONS: Latest[str | None] = Latest()
@@ -45,7 +45,7 @@ class Graph:
 
     def __init__(
         self,
-        model: Network,
+        model: NetworkCalls,
         like: Tensor,
         steps: int = 128,
         states: int = 5,
@@ -56,7 +56,7 @@ class Graph:
         self.like = like
         self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
         self._captured: torch.cuda.CUDAGraph | None = None
-        self._tables: dict[int, tuple[Program, Table]] = {}
+        self._tables: dict[int, tuple[Program, CoefficientTable]] = {}
         self._states = [torch.zeros_like(like) for _ in range(states)]
         self._input = torch.zeros_like(like, dtype=model.dtype or like.dtype)
         rows = self.layout.rows
@@ -85,7 +85,7 @@ class Graph:
         program: Program,
         x: Tensor,
         keys: Tensor | None = None,
-        model: Network | None = None,
+        model: NetworkCalls | None = None,
         tick: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Run a program from the start state x: what ``run.run`` does, in one launch per step, and
@@ -109,7 +109,7 @@ class Graph:
         x: Tensor,
         keys: Tensor | None,
         step,
-        model: Network | None = None,
+        model: NetworkCalls | None = None,
     ) -> Tensor:
         """Fill the table and the buffers, and call ``step`` once for every evaluation."""
         table = self._load(program, model or self.model)
@@ -135,7 +135,7 @@ class Graph:
         combine_row(outs, ins, self._weights, self._codes, self._row, self._keys)
         self._row.add_(1)
 
-    def _misfit(self, program: Program, x: Tensor, model: Network | None = None) -> str | None:
+    def _misfit(self, program: Program, x: Tensor, model: NetworkCalls | None = None) -> str | None:
         like = self.like
         same = (
             x.shape == like.shape
@@ -154,7 +154,7 @@ class Graph:
             self.model.settle(model) if model is not None else None
         )
 
-    def _load(self, program: Program, model: Network) -> Table:
+    def _load(self, program: Program, model: NetworkCalls) -> CoefficientTable:
         """Write a program's table; its times as this model's network takes them."""
         if id(program) not in self._tables:
             if len(self._tables) >= KEPT:

@@ -14,7 +14,7 @@ from odesolve.lowering.lower import Call, Mark, Program, Reading
 from odesolve.run.advance import Buffers, Cursor, Functions, accept, advance, begin, proceed
 
 
-class Network(Protocol):
+class NetworkCalls(Protocol):
     """What a driver needs of a model."""
 
     @property
@@ -29,9 +29,9 @@ class Network(Protocol):
     @property
     def reading(self) -> Reading: ...
 
-    def settled(self) -> Network: ...
+    def settled(self) -> NetworkCalls: ...
 
-    def settle(self, other: Network) -> str | None: ...
+    def settle(self, other: NetworkCalls) -> str | None: ...
 
     def times_for(
         self, times: Sequence[float | tuple[float, float]], x: Tensor
@@ -70,7 +70,7 @@ def run(
     program: Program,
     x: Tensor,
     keys: Tensor | None,
-    model: Network,
+    model: NetworkCalls,
     tick: Callable[[int], None] | None = None,
     own: bool = False,
 ) -> Tensor:
@@ -89,7 +89,9 @@ def run(
     return _loop(cursor, model, buffers, tick)
 
 
-def resume(cursor: Cursor, model: Network, tick: Callable[[int], None] | None = None) -> Tensor:
+def resume(
+    cursor: Cursor, model: NetworkCalls, tick: Callable[[int], None] | None = None
+) -> Tensor:
     """Finish a solve from a cursor; bitwise the solve that was never interrupted."""
     return _loop(cursor, model, [None] * cursor.program.slots, tick)
 
@@ -97,7 +99,7 @@ def resume(cursor: Cursor, model: Network, tick: Callable[[int], None] | None = 
 @torch.no_grad()
 def _loop(
     cursor: Cursor,
-    model: Network,
+    model: NetworkCalls,
     buffers: list | None,
     tick: Callable[[int], None] | None,
 ) -> Tensor:
@@ -121,7 +123,7 @@ def _loop(
     return result
 
 
-def iterate(cursor: Cursor, model: Network) -> Iterator[Step]:
+def iterate(cursor: Cursor, model: NetworkCalls) -> Iterator[Step]:
     """Yield every finished step from this cursor on. Nothing is computed before it is asked for."""
     program = cursor.program
     marks = {m.position: m for m in program.marks}

@@ -32,7 +32,11 @@ class Tables:
 
 
 def tables_of(
-    rec: Recurrence, plan: Plan, spread: float, extra: int, device: torch.device
+    rec: Recurrence,
+    plan: Plan,
+    spread: float,
+    extra: int,
+    device: torch.device,
 ) -> Tables:
     """The tables of a plan's recurrence with ``extra`` rows that change nothing."""
 

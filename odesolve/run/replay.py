@@ -16,7 +16,7 @@ from odesolve.run.report import Report, Tally
 from odesolve.run.rows import Request, alike, answered, squares
 
 
-class Settings(Protocol):
+class ReplaySettings(Protocol):
     """What ``Window`` was given."""
 
     size: int | None
@@ -25,7 +25,7 @@ class Settings(Protocol):
     acceleration: str | None
 
 
-class Visit:
+class ReplayVisit:
     """What is known of one call: the state and scaled input that the last sweep arrived with, the
     state ``at`` which each sample's ``outputs`` were computed, and their ``slopes`` (B,) in the
     state."""
@@ -52,7 +52,7 @@ class Replay:
 
     def __init__(
         self,
-        given: Settings,
+        given: ReplaySettings,
         program: Program,
         x: Tensor,
         keys: Tensor | None,
@@ -66,7 +66,7 @@ class Replay:
         self.size = min(given.size or self.n, self.n)
         self.cursor = begin(program, x, model.dtype, model.functions, keys=keys)
         self.times = model.times_for(program.asked, x)
-        self.visits: dict[int, Visit] = {}
+        self.visits: dict[int, ReplayVisit] = {}
         self.origin = 0
         self.slots: list[Tensor | None] = list(self.cursor.slots)
         self.after = self.slots  # behind the window's last call, as the last sweep left them
@@ -108,7 +108,7 @@ class Replay:
     def _evaluate(self) -> None:
         """Call the network wherever the state is not the one it was called with, all calls of one
         kind in one batch."""
-        wanted: list[tuple[Visit, Tensor]] = []
+        wanted: list[tuple[ReplayVisit, Tensor]] = []
         requests = []
         first = self.tally.rounds == 0
         for k in self.window:
@@ -134,7 +134,7 @@ class Replay:
             self._learn(visit, rows, outputs)
             self.tally.evaluations[rows.cpu()] += 1
 
-    def _learn(self, visit: Visit, rows: Tensor, outputs: list[Tensor]) -> None:
+    def _learn(self, visit: ReplayVisit, rows: Tensor, outputs: list[Tensor]) -> None:
         state = visit.state
         assert state is not None
         if visit.at is None:
@@ -166,7 +166,7 @@ class Replay:
         latest: list[Tensor] = []
         for k in self.window:
             call: Call = self.program.ops[position]  # type: ignore[assignment]
-            visit = self.visits.setdefault(k, Visit(call, self.batch))
+            visit = self.visits.setdefault(k, ReplayVisit(call, self.batch))
             visit.slots = list(slots)
             visit.state = slots[call.state]
             visit.input = slots[call.input]
@@ -180,7 +180,7 @@ class Replay:
             assert result is not None
             self.result = result
 
-    def _answers(self, visit: Visit, latest: list[Tensor]) -> list[Tensor]:
+    def _answers(self, visit: ReplayVisit, latest: list[Tensor]) -> list[Tensor]:
         """The network's answers at the present state: as a linear function around where it was
         asked, which is the answer itself, bitwise, where the state is the same; of a call that was
         never asked, the answers of the call before."""
@@ -201,7 +201,7 @@ class Replay:
             )
         return out
 
-    def _settled(self, visit: Visit) -> Tensor:
+    def _settled(self, visit: ReplayVisit) -> Tensor:
         """Whether each sample's state is the one at which the network was asked, or near enough."""
         if visit.at is None:
             return torch.zeros(self.batch, dtype=torch.bool)

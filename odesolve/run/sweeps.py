@@ -22,7 +22,7 @@ from odesolve.run.windows import Windows
 ROUNDED = 1e4  # squares of rounding errors that a move must exceed to tell a slope
 
 
-class Settings(Protocol):
+class SweepSettings(Protocol):
     """What ``Window`` was given."""
 
     size: int | None
@@ -72,7 +72,7 @@ class Sweeps:
 
     def __init__(
         self,
-        given: Settings,
+        given: SweepSettings,
         rec: Recurrence,
         plan: Plan,
         x: Tensor,

@@ -43,7 +43,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Table:
+class CoefficientTable:
     """What a program writes into the table: weights (rows, outs, ins + streams), codes (rows, outs
     + streams).
 
@@ -112,7 +112,7 @@ def _lacks_room(rows: int, states: int, streams: int, layout: Layout) -> str | N
     return None
 
 
-def table_of(program: Program, layout: Layout) -> Table:
+def table_of(program: Program, layout: Layout) -> CoefficientTable:
     """The table of a program that fits the layout, on the host."""
     places = Places(program)
     call = None
@@ -130,7 +130,9 @@ def table_of(program: Program, layout: Layout) -> Table:
             row += 1
         elif isinstance(op, Call):
             call = op
-    return Table(weights, codes, places.state[program.start], places.state[program.result])
+    return CoefficientTable(
+        weights, codes, places.state[program.start], places.state[program.result]
+    )
 
 
 def _write_row(

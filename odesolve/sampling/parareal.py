@@ -22,7 +22,7 @@ from odesolve.plans.instructions import Evaluate
 from odesolve.plans.path import check_path
 from odesolve.plans.plan import Plan
 from odesolve.run import Report
-from odesolve.run.blocks import Blocks
+from odesolve.run.blocks import StepBlocks
 from odesolve.run.executor import REPORTS, Latest
 from odesolve.run.part import carried, part
 from odesolve.sampling.model_plan import closed
@@ -120,7 +120,7 @@ class Parareal:
             plan = self._coarse(program, first, model)
             below = lower(plan, model.path, model.reading_for(x.dtype))
             coarse = part(below, _single(plan, below), x, None, model)
-        solve = Blocks(
+        solve = StepBlocks(
             part(program, first, x, keys, model), coarse, model, self.tolerance, self.exact
         )
         result = solve.run(tick)

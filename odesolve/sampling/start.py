@@ -70,7 +70,14 @@ def start(
     return x * model.path.start_std(t)
 
 
-def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None = None) -> Tensor:
+def draw(
+    model: Model,
+    shape,
+    seed: int | None,
+    dtype,
+    device,
+    ids: Ids | None = None,
+) -> Tensor:
     """Standard normal noise of this shape on the network's device, every sample from its own (seed,
     id).
 

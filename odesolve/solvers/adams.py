@@ -8,7 +8,7 @@ import math
 from odesolve.errors import OdesolveError
 from odesolve.methods import tableaus
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.clocks import Clock, clock_named
 from odesolve.solvers.families import ADAMS, IPNDM
 from odesolve.solvers.generator import first_order, moment_weights
@@ -17,7 +17,7 @@ from odesolve.solvers.registry import solver
 from odesolve.solvers.runge_kutta import rk_step
 from odesolve.solvers.writer import Writer
 
-History = list[tuple[Point, Linear]]
+History = list[tuple[Point, LinearForm]]
 EQUAL_STEPS = {
     1: (1.0,),
     2: (3 / 2, -1 / 2),
@@ -60,10 +60,10 @@ def _adams_row(
     c: Clock,
     s: Point,
     t: Point,
-    x: Linear,
+    x: LinearForm,
     history: History,
-    data: Linear | None,
-) -> Linear:
+    data: LinearForm | None,
+) -> LinearForm:
     if c.singular(s, t):
         assert data is not None, "the clock t is finite everywhere"
         return first_order(s, t, x, data)

@@ -7,7 +7,7 @@ import math
 
 from odesolve.errors import PlanError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.families import DDPM, DPM_SOLVER, DPMPP, EULER
 from odesolve.solvers.generator import data_row, first_order, noise_of, singular
 from odesolve.solvers.outside import Outside
@@ -152,5 +152,5 @@ def dpm2_ancestral(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None
         y = w.stage(m, first_order(s, m, x, data), exact)
         eps = noise_of(m, y, w.data(y, m))
         rise = t.alpha * (t.rho * math.sqrt(split.kept) - s.rho)
-        row: Linear = (t.alpha / s.alpha) * x + rise * eps
+        row: LinearForm = (t.alpha / s.alpha) * x + rise * eps
         x = w.step(t, row + fresh_noise(w, s, t, split.fresh, scale=s_noise), exact)

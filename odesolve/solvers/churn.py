@@ -11,7 +11,7 @@ import torch
 
 from odesolve.errors import PlanError
 from odesolve.paths import Path, Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.families import CHURN
 from odesolve.solvers.generator import first_order, noise_of, singular
 from odesolve.solvers.outside import Outside
@@ -19,14 +19,21 @@ from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import towards_data
 from odesolve.solvers.writer import Writer
 
-Land = Callable[[Point, Linear, bool], Linear]
+Land = Callable[[Point, LinearForm, bool], LinearForm]
 # EDM's values for ImageNet-64 (Karras et al. 2022, table 5).
 S_CHURN = 40.0
 S_TMIN = 0.05
 S_TMAX = 50.0
 
 
-def heun_step(w: Writer, s: Point, t: Point, x: Linear, land: Land, exact: bool) -> Linear:
+def heun_step(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    land: Land,
+    exact: bool,
+) -> LinearForm:
     """Heun's method in rho = sigma/alpha from s to t; first order to the data end. ``land`` writes
     the new state."""
     data = w.data(x, s)
@@ -37,7 +44,13 @@ def heun_step(w: Writer, s: Point, t: Point, x: Linear, land: Land, exact: bool)
     return land(t, (t.alpha / s.alpha) * x + (t.alpha * (t.rho - s.rho)) * slope, exact)
 
 
-def raise_noise(w: Writer, s: Point, hat: Point, x: Linear, s_noise: float) -> Linear:
+def raise_noise(
+    w: Writer,
+    s: Point,
+    hat: Point,
+    x: LinearForm,
+    s_noise: float,
+) -> LinearForm:
     """The state at s taken back to the noisier point ``hat`` by noise of its own."""
     added = hat.alpha * math.sqrt((hat.rho - s.rho) * (hat.rho + s.rho))
     return w.stage(
@@ -63,7 +76,13 @@ def _hats(w: Writer, s_churn: float, s_tmin: float, s_tmax: float) -> list[Point
     return [hat if rise else s for (s, _), rise, hat in zip(w.steps, rises, found, strict=True)]
 
 
-def _churned(w: Writer, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float):
+def _churned(
+    w: Writer,
+    s_churn: float,
+    s_tmin: float,
+    s_tmax: float,
+    s_noise: float,
+):
     """(raised point, end point, function from the state to the raised state) of every step."""
     for (s, t), hat in zip(w.steps, _hats(w, s_churn, s_tmin, s_tmax), strict=True):
         yield hat, t, lambda x, s=s, hat=hat: x if hat is s else raise_noise(w, s, hat, x, s_noise)

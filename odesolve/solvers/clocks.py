@@ -15,7 +15,7 @@ from torch import Tensor
 
 from odesolve.errors import unknown
 from odesolve.paths import Path, Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.generator import noise_of
 from odesolve.solvers.writer import Writer
 
@@ -30,7 +30,7 @@ class Clock:
     tau: Callable[[Point], float]
     locate: Callable[[Path, Tensor], Tensor]
 
-    def slope(self, w: Writer, x: Linear, at: Point) -> tuple[Linear, Linear | None]:
+    def slope(self, w: Writer, x: LinearForm, at: Point) -> tuple[LinearForm, LinearForm | None]:
         """Evaluate at x: the slope dy/dtau, and the data prediction where the clock is based on
         one."""
         if self.name == "t":
@@ -40,7 +40,9 @@ class Clock:
             return data, data
         return w.keep(noise_of(at, x, data)), data
 
-    def row(self, s: Point, t: Point, x: Linear, slopes: list[tuple[Linear, float]]) -> Linear:
+    def row(
+        self, s: Point, t: Point, x: LinearForm, slopes: list[tuple[LinearForm, float]]
+    ) -> LinearForm:
         """State at t from the state at s and the integral sum_j w_j slope_j over the clock."""
         out = (self.scale(t) / self.scale(s)) * x
         for slope, weight in slopes:

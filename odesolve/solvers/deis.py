@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import inner_lam, second_order_step, third_order_step
 from odesolve.solvers.families import DEIS
@@ -20,11 +20,17 @@ from odesolve.solvers.outside import TAPERED_RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
-Node = tuple[Point, Linear]
+Node = tuple[Point, LinearForm]
 CLOCK = {"t": lambda p: p.t, "rho": lambda p: p.rho, "lam": lambda p: p.lam}
 
 
-def deis(w: Writer, degree: int, basis: str, start: str, taper: bool) -> None:
+def deis(
+    w: Writer,
+    degree: int,
+    basis: str,
+    start: str,
+    taper: bool,
+) -> None:
     """x_t = (alpha_t/alpha_s) x + alpha_t sum_j w_j eps_j, w_j the integral over rho of the j-th
     Lagrange polynomial."""
     check_start(start)
@@ -48,7 +54,13 @@ def deis(w: Writer, degree: int, basis: str, start: str, taper: bool) -> None:
         x = w.step(t, _row(w, i, x, used, basis) if regular else first_order(s, t, x, data))
 
 
-def _row(w: Writer, i: int, x: Linear, nodes: list[Node], basis: str) -> Linear:
+def _row(
+    w: Writer,
+    i: int,
+    x: LinearForm,
+    nodes: list[Node],
+    basis: str,
+) -> LinearForm:
     s, t = w.steps[i]
     if basis == "lam":
         return noise_row(s, t, x, nodes)

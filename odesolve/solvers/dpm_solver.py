@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from odesolve.errors import PlanError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.families import DDIM, DPM_SOLVER
 from odesolve.solvers.generator import data_row, first_order, noise_of, noise_row, singular
 from odesolve.solvers.outside import Outside
@@ -16,7 +16,7 @@ from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import eta_split, split_row
 from odesolve.solvers.writer import Writer
 
-Land = Callable[[Point, Linear], Linear]
+Land = Callable[[Point, LinearForm], LinearForm]
 
 
 def inner_lam(r: float):
@@ -88,11 +88,11 @@ def second_order_step(
     s: Point,
     m: Point,
     t: Point,
-    x: Linear,
+    x: LinearForm,
     r: float = 0.5,
     land: Land | None = None,
     exact: bool = True,
-) -> tuple[Linear, Linear]:
+) -> tuple[LinearForm, LinearForm]:
     """One DPM-Solver-2 step; returns the new state and the noise prediction at s.
 
     ``land`` finishes it, by default as a step; ``exact`` is as for ``Writer.stage``.
@@ -123,10 +123,10 @@ def third_order_step(
     m1: Point,
     m2: Point,
     t: Point,
-    x: Linear,
+    x: LinearForm,
     land: Land | None = None,
     exact: bool = True,
-) -> tuple[Linear, Linear]:
+) -> tuple[LinearForm, LinearForm]:
     """One DPM-Solver-3 step (r1 = 1/3, r2 = 2/3), as ``second_order_step``."""
     data = w.data(x, s)
     land = land or w.step
@@ -172,5 +172,5 @@ def dpm_solver_2m(w: Writer) -> None:
         last = (s, e)
 
 
-def _node(s: Point, x: Linear, data: Linear) -> tuple[Point, Linear]:
+def _node(s: Point, x: LinearForm, data: LinearForm) -> tuple[Point, LinearForm]:
     return s, noise_of(s, x, data)

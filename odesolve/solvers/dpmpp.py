@@ -6,7 +6,7 @@ import math
 
 from odesolve.errors import PlanError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.families import DPMPP, RES
@@ -15,7 +15,7 @@ from odesolve.solvers.outside import TAPERED, TAPERED_RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
-Node = tuple[Point, Linear]
+Node = tuple[Point, LinearForm]
 
 
 def exponential_ab(w: Writer, order: int, start: str, taper: bool) -> None:
@@ -40,10 +40,10 @@ def midpoint_step(
     s: Point,
     m: Point,
     t: Point,
-    x: Linear,
-    data: Linear,
+    x: LinearForm,
+    data: LinearForm,
     r: float = 0.5,
-) -> Linear:
+) -> LinearForm:
     """One DPM-Solver++(2S) step with its stage at m, the fraction r of the step in log-SNR."""
     if singular(s, t):
         return w.step(t, first_order(s, t, x, data))
@@ -52,7 +52,7 @@ def midpoint_step(
     return w.step(t, midpoint_row(s, t, x, mix))
 
 
-def midpoint_row(s: Point, t: Point, x: Linear, mix: Linear) -> Linear:
+def midpoint_row(s: Point, t: Point, x: LinearForm, mix: LinearForm) -> LinearForm:
     """Exponential Euler row with the data prediction replaced by an extrapolated one."""
     return (t.sigma / s.sigma) * x - (t.alpha * math.expm1(s.lam - t.lam)) * mix
 
@@ -82,8 +82,8 @@ def third_order_step(
     m1: Point,
     m2: Point,
     t: Point,
-    x: Linear,
-) -> tuple[Linear, Linear]:
+    x: LinearForm,
+) -> tuple[LinearForm, LinearForm]:
     """One DPM-Solver++(3S) step (r1 = 1/3, r2 = 2/3); returns the new state and the data prediction
     at s."""
     data = w.data(x, s)
@@ -165,7 +165,13 @@ def dpmpp_3m_published(w: Writer, *, second: str = "midpoint", taper: bool = Fal
         x = w.step(t, _published_row(s, t, x, used, second))
 
 
-def _published_row(s: Point, t: Point, x: Linear, nodes: list[Node], second: str) -> Linear:
+def _published_row(
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    nodes: list[Node],
+    second: str,
+) -> LinearForm:
     if singular(s, t) or len(nodes) == 1 or (len(nodes) == 2 and second == "heun"):
         return data_row(s, t, x, nodes)
     h = t.lam - s.lam

@@ -15,7 +15,7 @@ from odesolve.errors import PlanError
 from odesolve.noise import stream_numbers
 from odesolve.noise.stream_numbers import AreaTree, Tree
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear, noise_name
+from odesolve.plans.instructions import LinearForm, noise_name
 
 LIMIT = 32.0  # half log-SNR; a ratio of variances beyond e^64 is none
 # steps begin at multiples of 64 / 2^20: moving one by less costs nothing that a step's error would
@@ -26,11 +26,11 @@ DEPTH = 20
 class Noise(Protocol):
     """Standard normals of intervals, as combinations of streams."""
 
-    def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> Linear: ...
+    def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> LinearForm: ...
 
-    def normal_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]: ...
+    def normal_and_area(self, s: Point, t: Point) -> tuple[LinearForm, LinearForm]: ...
 
-    def fresh(self, s: Point, t: Point) -> Linear: ...
+    def fresh(self, s: Point, t: Point) -> LinearForm: ...
 
 
 class Moves:
@@ -41,11 +41,11 @@ class Moves:
         self.intervals: dict[int, tuple[float, float]] = {}
         self._moves = 0
 
-    def fresh(self, s: Point, t: Point) -> Linear:
+    def fresh(self, s: Point, t: Point) -> LinearForm:
         stream = stream_numbers.CORRECTIONS + self._moves
         self._moves += 1
         self.intervals[stream] = (s.t, t.t)
-        return Linear({noise_name(stream): 1.0})
+        return LinearForm({noise_name(stream): 1.0})
 
 
 class Cells(Moves):
@@ -60,12 +60,12 @@ class Cells(Moves):
         self._whole = whole
         self._numbers: dict[tuple[float, float], int] = {}
 
-    def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> Linear:
+    def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> LinearForm:
         cells = [(s, t)] if self._whole else list(itertools.pairwise([s, *via, t]))
         shares = [_clock_share(p, q, t, rate) for p, q in cells] if len(cells) > 1 else [1.0]
-        out = Linear()
+        out = LinearForm()
         for (p, q), share in zip(cells, shares, strict=True):
-            out = out + Linear(
+            out = out + LinearForm(
                 {
                     noise_name(stream_numbers.STEPS + self._number(p, q)): math.sqrt(
                         share / sum(shares)
@@ -74,9 +74,9 @@ class Cells(Moves):
             )
         return out
 
-    def normal_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]:
+    def normal_and_area(self, s: Point, t: Point) -> tuple[LinearForm, LinearForm]:
         cell = self._number(s, t)
-        return Linear({noise_name(stream_numbers.STEPS + cell): 1.0}), Linear(
+        return LinearForm({noise_name(stream_numbers.STEPS + cell): 1.0}), LinearForm(
             {noise_name(stream_numbers.AREAS + cell): 1.0}
         )
 
@@ -95,11 +95,11 @@ class OnePath(Moves):
         self._tree = Tree(-LIMIT, LIMIT, DEPTH)
         self._areas = AreaTree(-LIMIT, LIMIT, DEPTH)
 
-    def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> Linear:
+    def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> LinearForm:
         draws = self._tree.increments(*self._ticks(s, t), rate)
         return _unit(draws.streams, draws.weights)
 
-    def normal_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]:
+    def normal_and_area(self, s: Point, t: Point) -> tuple[LinearForm, LinearForm]:
         draws, areas = self._areas.areas(*self._ticks(s, t))
         return _unit(draws.streams, draws.weights), _unit(draws.streams, areas)
 
@@ -120,10 +120,10 @@ def _clock_share(s: Point, t: Point, end: Point, rate: float) -> float:
     return -math.exp(rate * (t.lam - end.lam)) * math.expm1(rate * (s.lam - t.lam))
 
 
-def _unit(streams: np.ndarray, weights: np.ndarray) -> Linear:
+def _unit(streams: np.ndarray, weights: np.ndarray) -> LinearForm:
     """The sum of one row of draws, scaled to unit variance."""
     drawn = {
         k: w for k, w in zip(streams[0].tolist(), weights[0].tolist(), strict=True) if w != 0.0
     }
     scale = 1.0 / math.sqrt(math.fsum(w * w for w in drawn.values()))
-    return Linear({noise_name(k): w * scale for k, w in drawn.items()})
+    return LinearForm({noise_name(k): w * scale for k, w in drawn.items()})

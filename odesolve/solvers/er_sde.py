@@ -11,7 +11,7 @@ import numpy as np
 
 from odesolve.errors import OdesolveError, PlanError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.families import ER_SDE
 from odesolve.solvers.generator import moment_weights, singular
 from odesolve.solvers.registry import solver
@@ -69,7 +69,13 @@ def _moments(s: Point, t: Point, ratio: Callable[[float], float], count: int) ->
     ]
 
 
-def _er_sde(w: Writer, order: int, scaling: Scaling, published: bool, s_noise: float) -> None:
+def _er_sde(
+    w: Writer,
+    order: int,
+    scaling: Scaling,
+    published: bool,
+    s_noise: float,
+) -> None:
     towards_data(w)
     ratio = _ratio(scaling)
     x = w.start
@@ -104,9 +110,9 @@ def _split(w: Writer, s: Point, t: Point, ratio: Callable[[float], float]) -> Sp
     return Split(keep**2, (1.0 - keep) * (1.0 + keep))
 
 
-def _weighed(s: Point, nodes: list[Node], moments: list[float], published: bool) -> Linear:
+def _weighed(s: Point, nodes: list[Node], moments: list[float], published: bool) -> LinearForm:
     """The integral of the polynomial in rho through the nodes, from its moments about rho_s."""
-    out = Linear()
+    out = LinearForm()
     weights = moment_weights([p.rho - s.rho for p, _ in nodes], moments)
     for (_, data), weight in zip(nodes, weights, strict=True):
         out = out + weight * data

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 
 
 def phi(k: int, z: float) -> float:
@@ -54,7 +54,7 @@ def exponential_weights(h: float, offsets: Sequence[float], sign: int = -1) -> l
     return moment_weights([u / h for u in offsets], moments)
 
 
-def first_order(s: Point, t: Point, x: Linear, data: Linear) -> Linear:
+def first_order(s: Point, t: Point, x: LinearForm, data: LinearForm) -> LinearForm:
     """DDIM's row, the rule for every step whose log-SNR is infinite at one end: exact for a
     constant data prediction."""
     a = t.sigma / s.sigma if s.sigma > 0 else math.inf
@@ -66,7 +66,9 @@ def singular(s: Point, t: Point) -> bool:
     return not (math.isfinite(s.lam) and math.isfinite(t.lam))
 
 
-def data_row(s: Point, t: Point, x: Linear, nodes: Sequence[tuple[Point, Linear]]) -> Linear:
+def data_row(
+    s: Point, t: Point, x: LinearForm, nodes: Sequence[tuple[Point, LinearForm]]
+) -> LinearForm:
     """x_t = (sigma_t/sigma_s) x + alpha_t sum_j W_j D_j over the nodes (point, D), the newest
     first.
 
@@ -82,13 +84,15 @@ def data_row(s: Point, t: Point, x: Linear, nodes: Sequence[tuple[Point, Linear]
     return row
 
 
-def noise_of(at: Point, x: Linear, data: Linear) -> Linear:
+def noise_of(at: Point, x: LinearForm, data: LinearForm) -> LinearForm:
     """The noise prediction as a combination of the state and the data prediction at the same
     point."""
     return (1 / at.sigma) * x - (at.alpha / at.sigma) * data
 
 
-def noise_row(s: Point, t: Point, x: Linear, nodes: Sequence[tuple[Point, Linear]]) -> Linear:
+def noise_row(
+    s: Point, t: Point, x: LinearForm, nodes: Sequence[tuple[Point, LinearForm]]
+) -> LinearForm:
     """x_t = (alpha_t/alpha_s) x - sigma_t sum_j W_j eps_j over the nodes (point, eps); for steps of
     finite log-SNR."""
     nodes = [n for n in nodes if math.isfinite(n[0].lam)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from odesolve.errors import PlanError, unknown
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.families import LANGEVIN
 from odesolve.solvers.generator import first_order, singular
 from odesolve.solvers.registry import solver
@@ -15,15 +15,21 @@ from odesolve.solvers.reverse_sde import euler_row
 from odesolve.solvers.stochastic import split_row, tau_split, towards_data
 from odesolve.solvers.writer import Writer
 
-Row = tuple[Linear, bool]  # and whether it is exact for a constant data prediction
+Row = tuple[LinearForm, bool]  # and whether it is exact for a constant data prediction
 
 
-def score_of(at: Point, x: Linear, data: Linear) -> Linear:
+def score_of(at: Point, x: LinearForm, data: LinearForm) -> LinearForm:
     """The score (alpha D - x) / sigma^2 as a combination of the state and the data prediction."""
     return (at.alpha / at.sigma**2) * data - (1.0 / at.sigma**2) * x
 
 
-def reverse_diffusion(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+def reverse_diffusion(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    data: LinearForm,
+) -> Row:
     """(2 - a) x + v score + sqrt(v) z, where the path's own step from t to s is x_s = a x_t +
     sqrt(v) z (eq. 46)."""
     a = s.alpha / t.alpha
@@ -31,23 +37,41 @@ def reverse_diffusion(w: Writer, s: Point, t: Point, x: Linear, data: Linear) ->
     return (2.0 - a) * x + v * score_of(s, x, data) + math.sqrt(v) * w.noise(s, t), False
 
 
-def euler_maruyama(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+def euler_maruyama(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    data: LinearForm,
+) -> Row:
     """An Euler-Maruyama step of the reverse SDE in t (eq. 6)."""
     return euler_row(w, s, t, x, data, float(w.path.g2(s.t))), False
 
 
-def ancestral(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+def ancestral(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    data: LinearForm,
+) -> Row:
     """DDPM's step with the posterior variance."""
     return split_row(w, s, t, x, data, tau_split(s, t, 1.0)), True
 
 
-def probability_flow(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+def probability_flow(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    data: LinearForm,
+) -> Row:
     """DDIM's step, which draws nothing."""
     return first_order(s, t, x, data), True
 
 
 NORMS = ("expected", "sample")
-PREDICTORS: dict[str, Callable[[Writer, Point, Point, Linear, Linear], Row]] = {
+PREDICTORS: dict[str, Callable[[Writer, Point, Point, LinearForm, LinearForm], Row]] = {
     "reverse_diffusion": reverse_diffusion,
     "euler_maruyama": euler_maruyama,
     "ancestral": ancestral,
@@ -152,7 +176,13 @@ def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
         x = w.step(t, row, exact=False)
 
 
-def _walk(w: Writer, at: Point, x: Linear, each: int, step: float) -> Linear:
+def _walk(
+    w: Writer,
+    at: Point,
+    x: LinearForm,
+    each: int,
+    step: float,
+) -> LinearForm:
     """``each`` Langevin steps at one level; the last is left as a row."""
     for k in range(each):
         score = score_of(at, x, w.data(x, at))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from odesolve.errors import OdesolveError, PlanError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.families import EULER_MARUYAMA
 from odesolve.solvers.registry import solver
 from odesolve.solvers.sde_dpmpp import check_level
@@ -70,7 +70,14 @@ def euler_maruyama(
         x = w.step(t, euler_row(w, s, t, x, data, square), exact=False)
 
 
-def euler_row(w: Writer, s: Point, t: Point, x: Linear, data: Linear, square: float) -> Linear:
+def euler_row(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    data: LinearForm,
+    square: float,
+) -> LinearForm:
     """An Euler-Maruyama step from s to t with the diffusion coefficient w, w^2 = ``square``."""
     dt = t.t - s.t
     eps = dt * s.dsigma - abs(dt) * square / (2.0 * s.sigma)  # of the noise prediction

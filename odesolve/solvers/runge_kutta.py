@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from odesolve.methods import tableaus
 from odesolve.methods.tableaus import Tableau
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.clocks import Clock, clock_named
 from odesolve.solvers.families import EULER, HEUN_EDM, RUNGE_KUTTA
 from odesolve.solvers.generator import first_order
@@ -27,7 +27,13 @@ def runge_kutta(w: Writer, *, tableau: Tableau, clock: str = "t") -> None:
         x, _ = rk_step(w, c, tableau, i, x)
 
 
-def rk_step(w: Writer, clock: Clock, tableau: Tableau, i: int, x: Linear) -> tuple[Linear, Linear]:
+def rk_step(
+    w: Writer,
+    clock: Clock,
+    tableau: Tableau,
+    i: int,
+    x: LinearForm,
+) -> tuple[LinearForm, LinearForm]:
     """Step i; returns the new state and the slope at its start. First order where the clock is
     infinite."""
     s, t = w.steps[i]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from odesolve.errors import PlanError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.families import SA_SOLVER
 from odesolve.solvers.generator import singular
 from odesolve.solvers.outside import Outside
@@ -19,14 +19,14 @@ from odesolve.solvers.writer import Writer
 
 
 @dataclass(frozen=True)
-class _Step:
+class _SAStep:
     """A predicted step that the next evaluation corrects: state and nodes at s, noise, tau^2, nodes
     of the corrector."""
 
     s: Point
-    x: Linear
+    x: LinearForm
     nodes: list[Node]
-    noise: Linear
+    noise: LinearForm
     tau2: float
     order: int
 
@@ -80,11 +80,11 @@ def sa_solver(
         tau2 = tau**2 if s_tmin <= s.rho <= s_tmax else 0.0
         noise = tau_noise(w, s, t, tau2)
         left = count - i if taper else count
-        previous = _Step(s, x, nodes, noise, tau2, min(corrector, left + 1))
+        previous = _SAStep(s, x, nodes, noise, tau2, min(corrector, left + 1))
         x = w.step(t, _mean(s, t, x, nodes[: min(predictor, left)], tau2, published) + noise)
 
 
-def _correct(step: _Step, t: Point, data: Linear, published: bool) -> Linear:
+def _correct(step: _SAStep, t: Point, data: LinearForm, published: bool) -> LinearForm:
     """The row of the step with its new prediction among the nodes; a step over an infinite range
     stays as it is."""
     if singular(step.s, t):
@@ -93,7 +93,14 @@ def _correct(step: _Step, t: Point, data: Linear, published: bool) -> Linear:
     return _mean(step.s, t, step.x, nodes, step.tau2, published) + step.noise
 
 
-def _mean(s: Point, t: Point, x: Linear, nodes: list[Node], tau2: float, published: bool) -> Linear:
+def _mean(
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    nodes: list[Node],
+    tau2: float,
+    published: bool,
+) -> LinearForm:
     if not published or len(nodes) != 2 or singular(s, t):
         return tau_mean(s, t, x, nodes, tau2)
     (a, newer), (b, older) = nodes

@@ -6,7 +6,7 @@ import math
 
 from odesolve.errors import PlanError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.families import DPM_SOLVER, DPMPP
 from odesolve.solvers.generator import noise_of, phi, singular
@@ -89,7 +89,14 @@ def dpmpp_2m_sde(
         last = [node]
 
 
-def _midpoint(s: Point, t: Point, x: Linear, node: Node, last: list[Node], tau2: float) -> Linear:
+def _midpoint(
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    node: Node,
+    last: list[Node],
+    tau2: float,
+) -> LinearForm:
     """The line through the last two predictions, taken at the middle of the step."""
     row = tau_mean(s, t, x, [node], tau2)
     if not last or singular(s, t) or not math.isfinite(last[0][0].lam):
@@ -130,7 +137,7 @@ def dpmpp_3m_sde(
         x = w.step(t, row + tau_noise(w, s, t, eta, scale=s_noise), exact=s_noise == 1.0)
 
 
-def _missing(s: Point, t: Point, nodes: list[Node], kappa: float) -> Linear:
+def _missing(s: Point, t: Point, nodes: list[Node], kappa: float) -> LinearForm:
     """Half of the second-difference term of the third-order row."""
     (a, newest), (b, middle), (c, oldest) = nodes
     h = t.lam - s.lam

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from odesolve.errors import PlanError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.families import SEEDS
 from odesolve.solvers.generator import phi, singular
@@ -88,7 +88,14 @@ def seeds_3(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
         x = w.step(t, mean + tau_noise(w, s, t, eta, (m1, m2), s_noise), exact)
 
 
-def _bent(s: Point, t: Point, x: Linear, data: Linear, rise: Linear, tau2: float) -> Linear:
+def _bent(
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    data: LinearForm,
+    rise: LinearForm,
+    tau2: float,
+) -> LinearForm:
     """Mean at t for a prediction that goes from ``data`` at s by ``rise`` to its value at t, on a
     line in lambda."""
     h = (1.0 + tau2) * (t.lam - s.lam)

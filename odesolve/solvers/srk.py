@@ -10,7 +10,7 @@ import math
 
 from odesolve.methods import schemes
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.dpm_solver import inner_lam
 from odesolve.solvers.families import STOCHASTIC_RK
 from odesolve.solvers.generator import singular
@@ -61,14 +61,14 @@ class _Drift:
     """The drift at a state of y, which becomes a stage of the plan unless it is the state that the
     step starts from."""
 
-    def __init__(self, w: Writer, tau: float, x: Linear, points: list[Point]):
+    def __init__(self, w: Writer, tau: float, x: LinearForm, points: list[Point]):
         self.w = w
         self.tau = tau
         self.x = x
         self.points = points
         self.start = (1 / points[0].sigma) * x
 
-    def __call__(self, y: Linear, lam: float) -> Linear:
+    def __call__(self, y: LinearForm, lam: float) -> LinearForm:
         at = min(self.points, key=lambda p: abs(p.lam - lam))
         state = self.x if y == self.start else self.w.stage(at, at.sigma * y, exact=False)
         data = self.w.data(state, at)

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from odesolve.errors import PlanError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.generator import exponential_weights, first_order, singular
 from odesolve.solvers.writer import Writer
 
-Node = tuple[Point, Linear]
+Node = tuple[Point, LinearForm]
 
 NONE_TO_REPLACE = "take a solver that draws none, such as 'ddim', or shares of 0 to 1"
 
@@ -26,7 +26,7 @@ def fresh_noise(
     via: Sequence[Point] = (),
     rate: float = 2.0,
     scale: float = 1.0,
-) -> Linear:
+) -> LinearForm:
     """What a step to t adds after which the fraction ``share`` of its noise variance is fresh;
     ``scale`` multiplies it.
 
@@ -40,7 +40,7 @@ def fresh_noise(
     size = t.sigma * math.sqrt(share) * scale
     if size:
         return size * w.noise(s, t, via, rate)
-    return Linear()
+    return LinearForm()
 
 
 def towards_data(w: Writer) -> None:
@@ -87,11 +87,11 @@ def split_row(
     w: Writer,
     s: Point,
     t: Point,
-    x: Linear,
-    data: Linear,
+    x: LinearForm,
+    data: LinearForm,
     split: Split,
     **noise,
-) -> Linear:
+) -> LinearForm:
     """First-order row that replaces a part of the noise; exact for a constant data prediction.
 
     x_t = a x + (alpha_t - a alpha_s) D + sigma_t sqrt(fresh) z with a = (sigma_t/sigma_s)
@@ -102,7 +102,13 @@ def split_row(
     return a * x + (t.alpha - a * s.alpha) * data + fresh
 
 
-def tau_mean(s: Point, t: Point, x: Linear, nodes: Sequence[Node], tau2: float) -> Linear:
+def tau_mean(
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    nodes: Sequence[Node],
+    tau2: float,
+) -> LinearForm:
     """Mean of an exponential integrator at the noise level tau^2: D is a polynomial in lambda
     through the nodes.
 
@@ -129,9 +135,9 @@ def tau_noise(
     tau2: float,
     via: Sequence[Point] = (),
     scale: float = 1.0,
-) -> Linear:
+) -> LinearForm:
     """The noise that goes with ``tau_mean``: of one Brownian motion in the clock e^(2 tau^2
     lambda)."""
     if tau2:
         return fresh_noise(w, s, t, tau_split(s, t, tau2).fresh, via, 2.0 * tau2, scale)
-    return Linear()
+    return LinearForm()

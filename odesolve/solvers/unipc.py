@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from odesolve.errors import OdesolveError
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import inner_lam
 from odesolve.solvers.dpmpp import midpoint_row, third_order_step
@@ -18,10 +18,16 @@ from odesolve.solvers.outside import TAPERED, TAPERED_RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
-Node = tuple[Point, Linear]
+Node = tuple[Point, LinearForm]
 
 
-def unipc(w: Writer, order: int, variant: str, taper: bool, start: str = "ramp") -> None:
+def unipc(
+    w: Writer,
+    order: int,
+    variant: str,
+    taper: bool,
+    start: str = "ramp",
+) -> None:
     """UniPC of this order on the data prediction; predictions at predicted states serve as history
     (PEC mode).
 
@@ -54,7 +60,13 @@ def unipc(w: Writer, order: int, variant: str, taper: bool, start: str = "ramp")
         x = w.step(t, _predict(s, t, x, used, variant))
 
 
-def _predict(s: Point, t: Point, x: Linear, nodes: list[Node], variant: str) -> Linear:
+def _predict(
+    s: Point,
+    t: Point,
+    x: LinearForm,
+    nodes: list[Node],
+    variant: str,
+) -> LinearForm:
     if len(nodes) != 2 or singular(s, t):
         return data_row(s, t, x, nodes)
     h = t.lam - s.lam
@@ -62,7 +74,13 @@ def _predict(s: Point, t: Point, x: Linear, nodes: list[Node], variant: str) -> 
     return midpoint_row(s, t, x, nodes[0][1]) + (t.alpha * _b(h, variant)) * gap
 
 
-def _correct(x: Linear, nodes: list[Node], t: Point, data: Linear, variant: str) -> Linear:
+def _correct(
+    x: LinearForm,
+    nodes: list[Node],
+    t: Point,
+    data: LinearForm,
+    variant: str,
+) -> LinearForm:
     s = nodes[0][0]
     if len(nodes) > 1 or singular(s, t):
         return data_row(s, t, x, nodes if singular(s, t) else [*nodes, (t, data)])

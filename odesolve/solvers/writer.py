@@ -17,7 +17,7 @@ from odesolve.plans.instructions import (
     Combine,
     Evaluate,
     Instruction,
-    Linear,
+    LinearForm,
     Output,
     stream_of,
 )
@@ -54,7 +54,7 @@ class Writer:
         self._noise: Noise = source or (OnePath() if tree else Cells())
         self.points = path.points(grid)
         self.steps = list(zip(self.points[:-1], self.points[1:], strict=True))
-        self.start = Linear({START: 1.0})
+        self.start = LinearForm({START: 1.0})
         self.inner: dict[tuple[str, float], list[Point]] = {}
         self.tables: dict[str, list] = {}
         self._instructions: list[Instruction] = []
@@ -75,20 +75,20 @@ class Writer:
         finite = torch.tensor([0.0 if math.isnan(v) else v for v in lam], dtype=torch.float64)
         return self.path.points(self.path.t_of_lam(finite))
 
-    def data(self, x: Linear, at: Point) -> Linear:
+    def data(self, x: LinearForm, at: Point) -> LinearForm:
         """Data prediction at the state x."""
         return self._evaluate(x, at, "data")
 
-    def velocity(self, x: Linear, at: Point) -> Linear:
+    def velocity(self, x: LinearForm, at: Point) -> LinearForm:
         """Velocity dx/dt at the state x."""
         return self._evaluate(x, at, "velocity")
 
-    def average(self, x: Linear, s: Point, t: Point) -> Linear:
+    def average(self, x: LinearForm, s: Point, t: Point) -> LinearForm:
         """The average velocity from s, where the state is x, to t: what networks of two times
         say."""
         return self._evaluate(x, s, "velocity", t.t)
 
-    def noise(self, s: Point, t: Point, via: Sequence[Point] = (), rate: float = 2.0) -> Linear:
+    def noise(self, s: Point, t: Point, via: Sequence[Point] = (), rate: float = 2.0) -> LinearForm:
         """A standard normal for the interval from s to t: the increment of a Brownian motion in the
         clock e^(rate lambda).
 
@@ -97,12 +97,12 @@ class Writer:
         that of the reverse SDE."""
         return self._noise.normal(s, t, via, rate)
 
-    def noise_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]:
+    def noise_and_area(self, s: Point, t: Point) -> tuple[LinearForm, LinearForm]:
         """Independent standard normals for the increment and the space-time Levy area over [s, t]
         in the clock lambda."""
         return self._noise.normal_and_area(s, t)
 
-    def step(self, t: Point, value: Linear, exact: bool = True) -> Linear:
+    def step(self, t: Point, value: LinearForm, exact: bool = True) -> LinearForm:
         """Finish a step: the state at ``t`` that the next step starts from.
 
         ``exact=False`` says that even for a constant data prediction it is so only in the limit of
@@ -111,37 +111,44 @@ class Writer:
         self._done += 1
         return self._combine(Output(f"x{self._done}", t.t if exact else None), value)
 
-    def stage(self, t: Point, value: Linear, exact: bool = True) -> Linear:
+    def stage(self, t: Point, value: LinearForm, exact: bool = True) -> LinearForm:
         """A state inside a step, or a corrected one."""
         self._stages += 1
         return self._combine(Output(f"y{self._stages}", t.t if exact else None), value)
 
-    def keep(self, value: Linear) -> Linear:
+    def keep(self, value: LinearForm) -> LinearForm:
         """A derived value worth a buffer of its own, such as a history entry."""
         self._kept += 1
         return self._combine(Output(f"e{self._kept}"), value)
 
-    def fresh(self, s: Point, t: Point) -> Linear:
+    def fresh(self, s: Point, t: Point) -> LinearForm:
         """A standard normal of its own, for a move at fixed time (s is t), or back from s to a
         noisier t."""
         return self._noise.fresh(s, t)
 
     def langevin(
         self,
-        x: Linear,
-        score: Linear,
+        x: LinearForm,
+        score: LinearForm,
         at: Point,
         snr: float,
         scale: float,
         last: bool,
-    ) -> Linear:
+    ) -> LinearForm:
         """A Langevin step at fixed time whose size follows from norms (see
         ``run.places.langevin``); ``last`` of its step."""
         return self._apply(
             "langevin", x, at, last, (score.name,), stream_of(self.fresh(at, at).name), (snr, scale)
         )
 
-    def learned_noise(self, mean: Linear, s: Point, t: Point, small: float, large: float) -> Linear:
+    def learned_noise(
+        self,
+        mean: LinearForm,
+        s: Point,
+        t: Point,
+        small: float,
+        large: float,
+    ) -> LinearForm:
         """Finish a step by noise of the variance that the network predicted in its last evaluation,
         between two."""
         k = next(
@@ -162,12 +169,21 @@ class Writer:
             "learned_noise", mean, t, True, (f"{call.output}.variance",), stream, logs
         )
 
-    def _apply(self, fn: str, x: Linear, at: Point, last: bool, others, stream, given) -> Linear:
+    def _apply(
+        self,
+        fn: str,
+        x: LinearForm,
+        at: Point,
+        last: bool,
+        others,
+        stream,
+        given,
+    ) -> LinearForm:
         self._done = self._done + last
         self._stages = self._stages + (not last)
         name = f"x{self._done}" if last else f"y{self._stages}"
         self._instructions.append(Apply(fn, x.name, name, at.t, others, stream, given))
-        return Linear({name: 1.0})
+        return LinearForm({name: 1.0})
 
     def plan(self) -> Plan:
         """The finished plan, checked against its laws. Raises PlanError for one that they refuse,
@@ -181,13 +197,15 @@ class Writer:
         plan.check()
         return plan
 
-    def _evaluate(self, x: Linear, at: Point, quantity: str, to: float | None = None) -> Linear:
+    def _evaluate(
+        self, x: LinearForm, at: Point, quantity: str, to: float | None = None
+    ) -> LinearForm:
         self._evaluations += 1
         name = f"{'D' if quantity == 'data' else 'u'}{self._evaluations}"
         if self._afs and self._evaluations == 1:
             return self._combine(Output(name, None, quantity), x * self._far_field(at, quantity))
         self._instructions.append(Evaluate(x.name, name, at.t, quantity, to=to))
-        return Linear({name: 1.0})
+        return LinearForm({name: 1.0})
 
     def _far_field(self, at: Point, quantity: str) -> float:
         r = math.hypot(at.alpha, at.sigma)
@@ -198,7 +216,7 @@ class Writer:
         kx, kd = (float(k) for k in self.path.convert(at.t, "data", quantity))
         return kx + kd * data
 
-    def _combine(self, output: Output, value: Linear) -> Linear:
+    def _combine(self, output: Output, value: LinearForm) -> LinearForm:
         bad = [w for w in value.values() if not math.isfinite(w)]
         if bad:
             raise PlanError(
@@ -207,4 +225,4 @@ class Writer:
             )
         terms = {n: w for n, w in value.items() if w != 0.0}
         self._instructions.append(Combine((output,), tuple(terms), (tuple(terms.values()),)))
-        return Linear({output.name: 1.0})
+        return LinearForm({output.name: 1.0})

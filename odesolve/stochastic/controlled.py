@@ -19,7 +19,7 @@ from odesolve.kernels.dispatch import combine
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.noise.brownian import BrownianPath
 from odesolve.ode.adaptive_loop import Results, integrate
-from odesolve.ode.batch import Batch, Blocks, Scale
+from odesolve.ode.batch import Batch, NormBlocks, Scale
 from odesolve.ode.controller import Controller
 from odesolve.ode.drift import Drift
 from odesolve.ode.march import Marched
@@ -45,7 +45,7 @@ class AdditiveAttempts:
         self.solver = solver
         self.path = path
         self.evaluations = solver.drifts
-        self.blocks = Blocks([], ())
+        self.blocks = NormBlocks([], ())
         self.y = eq.drift.start.clone()
         self.y1 = self.y.clone()
 

@@ -37,7 +37,14 @@ class StreamIncrements:
     def __init__(self, shape: Sequence[int]):
         self.shape = shape
 
-    def __call__(self, eq: Equation, step: int, s: float, t: float, area: bool) -> tuple[Any, Any]:
+    def __call__(
+        self,
+        eq: Equation,
+        step: int,
+        s: float,
+        t: float,
+        area: bool,
+    ) -> tuple[Any, Any]:
         std = abs(t - s) ** 0.5
         if eq.noise == "general":
             return self._normal(eq, STEPS + step, std), None
@@ -68,7 +75,14 @@ class PathIncrements:
     def __init__(self, path: BrownianPath):
         self.path = path
 
-    def __call__(self, eq: Equation, step: int, s: float, t: float, area: bool) -> tuple[Any, Any]:
+    def __call__(
+        self,
+        eq: Equation,
+        step: int,
+        s: float,
+        t: float,
+        area: bool,
+    ) -> tuple[Any, Any]:
         if area:
             w, a = self.path(s, t, area=True)
             if eq.noise == "scalar":

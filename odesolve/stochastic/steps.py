@@ -48,7 +48,14 @@ def euler_maruyama(
     return x + h * f + moved
 
 
-def stochastic_heun(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
+def stochastic_heun(
+    eq: Equation,
+    x: Combination,
+    t: Any,
+    h: Any,
+    w: Any,
+    a: Any,
+) -> Combination:
     """Rumelin 1982, eq. 2.6: drift and diffusion averaged over both ends."""
     if eq.noise == "additive":
         return schemes.stochastic_heun(x, eq.f, lambda s: eq.g(s, x), t, h, w)
@@ -57,14 +64,28 @@ def stochastic_heun(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any
     return x + (0.5 * h) * (f0 + f1) + 0.5 * (moved0 + moved1)
 
 
-def euler_heun(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
+def euler_heun(
+    eq: Equation,
+    x: Combination,
+    t: Any,
+    h: Any,
+    w: Any,
+    a: Any,
+) -> Combination:
     """Kloeden and Platen 1992, section 15.5 (the explicit one): drift of the beginning, diffusion
     averaged over both ends."""
     f, moved = eq.both(x, t, w)
     return x + h * f + 0.5 * (moved + eq.g(t + h, eq.held(x + moved)) * w)
 
 
-def midpoint(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
+def midpoint(
+    eq: Equation,
+    x: Combination,
+    t: Any,
+    h: Any,
+    w: Any,
+    a: Any,
+) -> Combination:
     """Drift and diffusion of an Euler step over half the length and half the increment (Kidger
     2022, section 5.1)."""
     f, moved = eq.both(x, t, w)
@@ -106,17 +127,38 @@ def _stratonovich_milstein(
     return milstein(eq, x, t, h, w, a, ito=False)
 
 
-def sra1(eq: Equation, x: Combination, t: Number, h: Number, w: Any, a: Any) -> Combination:
+def sra1(
+    eq: Equation,
+    x: Combination,
+    t: Number,
+    h: Number,
+    w: Any,
+    a: Any,
+) -> Combination:
     """Rossler 2010, table 6.3."""
     return schemes.sra1(x, eq.f, lambda s: eq.g(s, x), t, h, w, a)
 
 
-def shark(eq: Equation, x: Combination, t: Number, h: Number, w: Any, a: Any) -> Combination:
+def shark(
+    eq: Equation,
+    x: Combination,
+    t: Number,
+    h: Number,
+    w: Any,
+    a: Any,
+) -> Combination:
     """Foster, dos Reis and Strange 2023, eq. 6.1."""
     return schemes.shark(x, eq.f, lambda s: eq.g(s, x), t, h, w, a)
 
 
-def srid2(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
+def srid2(
+    eq: Equation,
+    x: Combination,
+    t: Any,
+    h: Any,
+    w: Any,
+    a: Any,
+) -> Combination:
     """Rossler 2010, SRID2: for diagonal noise, and for one Brownian motion. The drift is not
     evaluated at the last stage."""
     v, a = (y if isinstance(y, Tensor) else eq.space.value(y) for y in (w, a))

@@ -68,7 +68,14 @@ class AutoProbes:
 
     exact = False
 
-    def __init__(self, z: Tensor, frame: Tensor, keys: Tensor, chosen: Tensor, index: Tensor):
+    def __init__(
+        self,
+        z: Tensor,
+        frame: Tensor,
+        keys: Tensor,
+        chosen: Tensor,
+        index: Tensor,
+    ):
         self.z = z
         self.frame = frame
         self.keys = keys

@@ -50,7 +50,13 @@ def period(dim: int) -> int:
     return dim | 1
 
 
-def _draw(like: Tensor, keys: Tensor, count: int, kind: str, first: int = 0) -> Tensor:
+def _draw(
+    like: Tensor,
+    keys: Tensor,
+    count: int,
+    kind: str,
+    first: int = 0,
+) -> Tensor:
     out = like.new_empty(
         (count, len(like), like.shape[1:].numel()), dtype=_wide(like), requires_grad=False
     )

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from odesolve.errors import OdesolveError
 from odesolve.functions.differentiating import wants_gradients
-from odesolve.functions.graphs import Independent, gradients
+from odesolve.functions.graphs import IndependentAnswer, gradients
 
 Field = Callable[[Tensor], Tensor]
 BYTES = 64 * 2**20  # of vectors that are pulled back in one pass,
@@ -38,7 +38,7 @@ class Linearised:
             raw = _twice_differentiable(f, self._leaf) if recording else f(self._leaf)
             check_shape(raw, x)
             if not raw.requires_grad:
-                raise Independent
+                raise IndependentAnswer
             self._out = raw.to(x.dtype)
         self.watched = recording and (x.requires_grad or wants_gradients(self._out, [self._leaf]))
         self.out = raw if self.watched else raw.detach()
@@ -69,7 +69,7 @@ class Linearised:
             is_grads_batched=batched,
         )
         if back is None:
-            raise Independent
+            raise IndependentAnswer
         return back
 
 

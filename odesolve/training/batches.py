@@ -221,7 +221,13 @@ def names_of(cond: Any) -> Names:
     return ()
 
 
-def source_of(data: Any, cond: Any, batch: int, seed: int, generator) -> Callable[[int], Batch]:
+def source_of(
+    data: Any,
+    cond: Any,
+    batch: int,
+    seed: int,
+    generator,
+) -> Callable[[int], Batch]:
     """The function that returns the batch of a step, for all that ``fit`` takes as data. Raises
     OdesolveError for anything else."""
     names = names_of(cond)

@@ -26,7 +26,7 @@ from odesolve.training.portions import Portions
 from odesolve.training.run import (
     History,
     NotFinite,
-    Run,
+    TrainingRun,
     check_learned,
     network_of,
     schedule_settings,
@@ -160,7 +160,7 @@ def fit(
     step = OptimiserStep(objective, chosen, rates, ema, clip, dtype)
     check_learned(objective, step.trained)
     _check_average(ema, step)
-    run = Run(step, generator, place, _seed(generator))
+    run = TrainingRun(step, generator, place, _seed(generator))
     own = {"warmup": warmup, "clip": clip, "schedule": schedule}
     run.alike(steps, every, batch=batch, accumulate=accumulate, **own)
     done = run.saved()
@@ -181,7 +181,7 @@ def fit(
 
 
 def _train(
-    run: Run,
+    run: TrainingRun,
     portions: Portions,
     numbers: range,
     every: int,

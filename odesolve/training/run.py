@@ -89,7 +89,7 @@ class _Facts(Struct):
     seed: int | None = None
 
 
-class Run:
+class TrainingRun:
     """What a run has done so far, and its folder."""
 
     def __init__(self, step: OptimiserStep, generator, folder: File | None, seed: int):

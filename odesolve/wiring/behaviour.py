@@ -17,7 +17,7 @@ APART = 1e-3
 ROWS = 4
 
 
-class Asked:
+class AnswerProbe:
     """A model's network, asked as the model asks it, at one time of its path: answers in float64,
     calls counted."""
 
@@ -44,7 +44,7 @@ class Asked:
             return model.evaluate(x, x, times, ("cond",))[0].double()
 
 
-def of_network(asked: Asked) -> Iterator[Finding]:
+def of_network(asked: AnswerProbe) -> Iterator[Finding]:
     """What can be seen of a network in eval mode that answers at all."""
     first = asked()
     yield _finite(first)
@@ -98,7 +98,7 @@ def _steady(one: Tensor, other: Tensor) -> Finding:
     return Finding("repeated", "right", "the same question gets the same answer")
 
 
-def _independent(asked: Asked, whole: Tensor) -> Iterator[Finding]:
+def _independent(asked: AnswerProbe, whole: Tensor) -> Iterator[Finding]:
     """Whether a row's answer depends on the other rows: it is asked alone, and among others."""
     n = min(ROWS, len(asked.x) - 1)
     if n < 1:

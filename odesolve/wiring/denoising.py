@@ -67,7 +67,7 @@ def _error(products: tuple, ky: float, kf: float):
 
 
 @dataclass(frozen=True)
-class Asked:
+class DenoisingTask:
     """A question at one level: noise to signal ratio, what was answered, and the data from it by
     every prediction.
 
@@ -95,7 +95,7 @@ class Denoising:
         self.without = Attainable(rows.flatten(1), others.flatten(1), self.noise.flatten(1))
         deviation = math.sqrt(self.without.variance)
         self.levels = [share * deviation for share in LEVELS]
-        self._asked: dict[tuple[Wiring, float], Asked] = {}
+        self._asked: dict[tuple[Wiring, float], DenoisingTask] = {}
         self._answers: dict[tuple[str, str, str], Answer | None] = {}
 
     def fit(self, wiring: Wiring, levels: int | None = None) -> Fit | None:
@@ -144,14 +144,14 @@ class Denoising:
             shares.append(_error(asked.answer.rows, ky, kf * fit.wiring.sign) / error)
         return torch.stack(shares).mean(0)
 
-    def _at(self, question: Wiring, level: float) -> Asked:
+    def _at(self, question: Wiring, level: float) -> DenoisingTask:
         """A question at a level, or as near to it as its path goes."""
         key = question, level
         if key not in self._asked:
             self._asked[key] = self._placed(question, level)
         return self._asked[key]
 
-    def _placed(self, question: Wiring, level: float) -> Asked:
+    def _placed(self, question: Wiring, level: float) -> DenoisingTask:
         made = question.applied(self.model)
         path = question.path
         low, high = levels_inside(path)
@@ -167,7 +167,7 @@ class Denoising:
         key = f"{scale:.5g}", f"{time:.6g}", f"{rho:.6g}"
         if key not in self._answers:
             self._answers[key] = self._ask(scale, time, rho)
-        return Asked(rho, _data_from(question, t, alpha), self._answers[key])
+        return DenoisingTask(rho, _data_from(question, t, alpha), self._answers[key])
 
     def _ask(self, scale: float, time: float, rho: float) -> Answer | None:
         y = self.rows + rho * self.noise

@@ -23,7 +23,7 @@ from odesolve.sampling.start import shape_of
 from odesolve.wiring import behaviour, layout, unseen, verdicts
 from odesolve.wiring.readings import Wiring
 from odesolve.wiring.result import Check, Finding
-from odesolve.wiring.search import Search
+from odesolve.wiring.search import ReadingSearch
 
 # rows asked at a level, for samples of up to so many numbers
 ROWS = ((64, 512), (1024, 128), (math.inf, 32))
@@ -102,7 +102,7 @@ def check(
 
 def _expected(declared: Wiring, data: bool) -> int:
     """How many readings are looked at, at most."""
-    return Search.most(declared) + (0 if data else unseen.most(declared))
+    return ReadingSearch.most(declared) + (0 if data else unseen.most(declared))
 
 
 def warn_of_wiring(model: Model, shape: Sequence[int], seed: int = 0) -> None:
@@ -123,7 +123,7 @@ def warn_of_wiring(model: Model, shape: Sequence[int], seed: int = 0) -> None:
         drawn, _ = unseen.drawn(model, declared, (len(few), *shape[1:]), seed, math.inf, paths=1)
         if not drawn or drawn[0].structure > unseen.CLOUD or drawn[0].wiring == declared:
             return
-        search = Search(unseen.halves(model, drawn[0].x, seed), declared)
+        search = ReadingSearch(unseen.halves(model, drawn[0].x, seed), declared)
         search.narrow()
         own, (best, _) = search.own(), search.best()
     if own is None or (own.excess - best.excess > CLEAR and search.beaten(own, best)):
@@ -201,11 +201,11 @@ def _rescaled(
     found: Check,
     model: Model,
     x: Tensor,
-    search: Search,
+    search: ReadingSearch,
     seed: int,
     until: float,
     tick: Callable[[], None] | None,
-) -> Search:
+) -> ReadingSearch:
     """The search among readings of the data in another scale, where the network denoises those far
     better."""
     typed, scaled, calls = _scaled(model, x, search, seed)
@@ -226,13 +226,15 @@ def _searched(
     seed: int,
     deadline: float,
     tick: Callable[[], None] | None,
-) -> Search:
-    search = Search(unseen.halves(model, x, seed, *_sizes(x)), Wiring.of(model), deadline, tick)
+) -> ReadingSearch:
+    search = ReadingSearch(
+        unseen.halves(model, x, seed, *_sizes(x)), Wiring.of(model), deadline, tick
+    )
     search.run()
     return search
 
 
-def _scaled(model: Model, x: Tensor, search: Search, seed: int) -> tuple[str, Tensor, int]:
+def _scaled(model: Model, x: Tensor, search: ReadingSearch, seed: int) -> tuple[str, Tensor, int]:
     """How the data are to be scaled, "" where no usual scaling helps; the data so; the calls
     made."""
     tried: list[tuple[float, str]] = []
@@ -278,10 +280,10 @@ def _answering(model: Model, x: Tensor) -> tuple[Tensor, list[Finding]]:
     raise OdesolveError(f"the network cannot be called with {given}: {first}{_unasked(model)}")
 
 
-def _asked(model: Model, x: Tensor) -> behaviour.Asked:
+def _asked(model: Model, x: Tensor) -> behaviour.AnswerProbe:
     """The network with the first rows of the data and their conditions."""
     few = torch.arange(min(FEW, len(x)), device=x.device)
-    return behaviour.Asked(model.rows(few, len(x)), x[few])
+    return behaviour.AnswerProbe(model.rows(few, len(x)), x[few])
 
 
 def _refusal(model: Model, x: Tensor) -> str | None:

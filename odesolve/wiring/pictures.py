@@ -45,6 +45,13 @@ def _fit(panel: object, fit: Fit, name: str) -> None:
     _line(panel, fit.rho, fit.errors, name, "o-", f"{name}: {inside}")
 
 
-def _line(panel, rho, errors, name: str, style: str, label: str = "") -> None:
+def _line(
+    panel,
+    rho,
+    errors,
+    name: str,
+    style: str,
+    label: str = "",
+) -> None:
     points = sorted(zip(rho, errors, strict=True))
     panel.plot(*zip(*points, strict=True), style, color=COLOURS[name], label=label or name)

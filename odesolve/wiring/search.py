@@ -23,7 +23,7 @@ NEAR = (-3, -2, -1, 1, 2, 3)  # further scales, in quarters of an octave
 
 
 @dataclass
-class Search:
+class ReadingSearch:
     """A network's readings on known data, the declared one first; ``left_out`` counts questions
     there was no time for."""
 

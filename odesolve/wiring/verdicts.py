@@ -9,7 +9,7 @@ from odesolve.model.reading_text import typed_path, typed_time
 from odesolve.wiring.denoising import Denoising, Fit
 from odesolve.wiring.readings import Wiring
 from odesolve.wiring.result import Check, Finding
-from odesolve.wiring.search import Search
+from odesolve.wiring.search import ReadingSearch
 
 ASPECTS = ("prediction", "direction", "path", "time", "input", "sign")
 TELLS_LITTLE = (
@@ -23,7 +23,7 @@ STEADY = 0.5  # of the data's deviation, by which data predictions may spread at
 SIGNAL = 0.2  # of the noise end's noise
 
 
-def conclude(found: Check, search: Search) -> None:
+def conclude(found: Check, search: ReadingSearch) -> None:
     """Write into a check what the fits say."""
     found.fits = search.fits
     found.declared = search.own()
@@ -53,7 +53,7 @@ def conclude(found: Check, search: Search) -> None:
     found.findings.append(_ends(search.denoising, best.wiring))
 
 
-def _informed(search: Search) -> float | None:
+def _informed(search: ReadingSearch) -> float | None:
     """How much the network's answers tell, at the best of some questions; None where the data do
     not show it."""
     questions = dict.fromkeys([f.wiring.same_question() for f in search.fits[:200]])
@@ -62,7 +62,7 @@ def _informed(search: Search) -> float | None:
     return max(known) if known else None
 
 
-def _untrained(search: Search, told: float) -> Finding:
+def _untrained(search: ReadingSearch, told: float) -> Finding:
     """Of a network whose answers tell little."""
     own, (best, _) = search.own(), search.best()
     if own is not None and search.denoising.filters(own):
@@ -102,7 +102,7 @@ def _share(told: float) -> str:
     return f"its answers tell {share} the best filter made of the data tells"
 
 
-def _aspects(search: Search, declared: Fit | None, best: Fit) -> Iterator[Finding]:
+def _aspects(search: ReadingSearch, declared: Fit | None, best: Fit) -> Iterator[Finding]:
     wrong = search.beaten(declared, best) and declared is not best
     changed = best.wiring.differs(search.declared) if wrong else []
     worse = (
@@ -126,7 +126,7 @@ def _aspects(search: Search, declared: Fit | None, best: Fit) -> Iterator[Findin
         yield Finding("model", "wrong", f"as declared: {search.declared}", str(best.wiring))
 
 
-def _against(aspect: str, search: Search, best: Fit) -> str:
+def _against(aspect: str, search: ReadingSearch, best: Fit) -> str:
     """By how much the best reading that differs in this is worse."""
     for fit in search.fits:
         if aspect in fit.wiring.differs(best.wiring) and search.beaten(fit, best):

@@ -4,7 +4,7 @@ copies."""
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from tests.architecture import style
 from tests.architecture.house import ROOT, sources, tree_of
@@ -48,6 +48,23 @@ def test_lines_are_light():
 
 def test_an_assignment_a_line():
     assert style.tuple_assignments() <= 0.05
+
+
+# What users type in two places, or what a peer calls it.
+NAMED_TWICE = {"Uniform", "BrownianPath"}
+# Results are nouns: these say that something happened, not what came of it.
+PARTICIPLES = set("found told asked made drawn said seen taken kept held given".split())
+
+
+def test_a_class_name_means_one_thing():
+    names = [node.name for file in sources() for node in style.classes(file)]
+    assert {name for name, count in Counter(names).items() if count > 1} == NAMED_TWICE
+
+
+def test_functions_are_named_by_what_they_do_or_return():
+    for file in sources():
+        for node in style.functions(file):
+            assert node.name.strip("_") not in PARTICIPLES, f"{file.relative_to(ROOT)}:{node.name}"
 
 
 def test_no_function_is_written_twice():

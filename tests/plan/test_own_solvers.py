@@ -14,7 +14,7 @@ from odesolve import grids, paths
 from odesolve.errors import OdesolveError
 from odesolve.methods import tableaus
 from odesolve.methods.tableaus import Tableau
-from odesolve.plans.instructions import Apply, Combine, Evaluate, Linear, Output
+from odesolve.plans.instructions import Apply, Combine, Evaluate, LinearForm, Output
 from odesolve.plans.plan import Plan
 from tests.products import diagonal
 from tests.rows import rows
@@ -258,8 +258,8 @@ def test_reverse_starts_where_an_exponential_step_can():
 
 
 def test_linear_combinations():
-    a, b = Linear({"x": 1.0, "y": 2.0}), Linear({"y": 0.5})
+    a, b = LinearForm({"x": 1.0, "y": 2.0}), LinearForm({"y": 0.5})
     assert a + b == {"x": 1.0, "y": 2.5}
     assert a - 2 * b == {"x": 1.0, "y": 1.0}
     assert -b == {"y": -0.5}
-    assert Linear({"x": 1.0}).name == "x"
+    assert LinearForm({"x": 1.0}).name == "x"

@@ -11,7 +11,7 @@ import torch
 
 import odesolve as ode
 from odesolve import grids, paths
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers import Writer
 
 from .cases import PATHS, SOLVERS
@@ -50,7 +50,7 @@ def test_coarse_increments_are_sums_of_fine_ones(rate):
     times = MODEL.path.t_of_lam(ticks).tolist()
     fine, coarse = increments(times, rate), increments(times[::100], rate)
     for k, whole in enumerate(coarse):
-        parts = Linear()
+        parts = LinearForm()
         for part in fine[100 * k : 100 * (k + 1)]:
             parts = parts + part
         # Times of lambda and back are exact to 1e-13, lengths of the finest steps to 1e-10 of

@@ -19,7 +19,14 @@ class StepOutput:
     """What ``step`` returns: ``prev_sample``, and ``pred_original_sample``, which is computed when
     it is asked for."""
 
-    def __init__(self, prev_sample: Tensor, walk: Walk, index: int, output: Tensor, sample: Tensor):
+    def __init__(
+        self,
+        prev_sample: Tensor,
+        walk: Walk,
+        index: int,
+        output: Tensor,
+        sample: Tensor,
+    ):
         self.prev_sample = prev_sample
         self._made = (walk, index, output, sample)
 

@@ -22,7 +22,7 @@ from odesolve.planning.labels import parse_grid
 NUDGE = 1e-6
 
 
-class Asked(NamedTuple):
+class LevelRequest(NamedTuple):
     """What ``set_timesteps`` was given."""
 
     n: int
@@ -51,7 +51,7 @@ def asked(
     timesteps: Sequence[float] | None,
     sigmas: Sequence[float] | None,
     mu: float | None,
-) -> Asked:
+) -> LevelRequest:
     """The arguments of ``set_timesteps``, checked. Raises OdesolveError where they contradict each
     other."""
     given = {"timesteps": timesteps, "sigmas": sigmas}
@@ -73,14 +73,14 @@ def asked(
         if mu is None
         else real("mu", mu, "the exponent of the shift, such as 1.15", -50.0, 50.0)
     )
-    return Asked(steps, arrays.get("timesteps"), arrays.get("sigmas"), mu)
+    return LevelRequest(steps, arrays.get("timesteps"), arrays.get("sigmas"), mu)
 
 
 def placed(
     trained: Trained,
     convention: Convention,
     config: Mapping[str, Any],
-    what: Asked,
+    what: LevelRequest,
 ) -> Placed:
     """Noise levels and times for what was asked. Raises OdesolveError where they do not fall from
     noise to data."""
@@ -108,7 +108,7 @@ def _array(name: str, values: Sequence[float]) -> Levels:
     return out
 
 
-def _by_rule(label: str, trained: Trained, what: Asked) -> Placed:
+def _by_rule(label: str, trained: Trained, what: LevelRequest) -> Placed:
     """One of our own grids, by its label."""
     if what.timesteps is not None or what.sigmas is not None:
         raise OdesolveError(
@@ -129,7 +129,7 @@ def _table(
     convention: Convention,
     config: Mapping[str, Any],
     kind: str | None,
-    what: Asked,
+    what: LevelRequest,
 ) -> Placed:
     if what.timesteps is not None:
         check_timesteps(what.timesteps, len(trained.table))
@@ -152,7 +152,7 @@ def _of_sigmas(
     trained: Trained,
     convention: Convention,
     config: Mapping[str, Any],
-    what: Asked,
+    what: LevelRequest,
 ) -> Placed:
     """The levels that the user lists, to the data end, and their times unless those are listed,
     too."""
@@ -168,7 +168,7 @@ def _positions(
     trained: Trained,
     convention: Convention,
     config: Mapping[str, Any],
-    what: Asked,
+    what: LevelRequest,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places in the table of training, and the levels there."""
     table = trained.table
@@ -235,7 +235,7 @@ def _flow(
     convention: Convention,
     config: Mapping[str, Any],
     kind: str | None,
-    what: Asked,
+    what: LevelRequest,
 ) -> Placed:
     match = convention.flow == "match"
     shift = _shift(config, what.mu)
@@ -280,7 +280,7 @@ def _unshifted(
     trained: Trained,
     convention: Convention,
     config: Mapping[str, Any],
-    what: Asked,
+    what: LevelRequest,
     shift: Callable[[float], float],
 ) -> np.ndarray:
     """The levels of a flow before the shift: those that the user lists, or the class's own."""
@@ -312,7 +312,9 @@ def _shift(config: Mapping[str, Any], mu: float | None):
     return lambda s: k * s / (1 + (k - 1) * s)
 
 
-def _edm(trained: Trained, config: Mapping[str, Any], kind: str | None, what: Asked) -> Placed:
+def _edm(
+    trained: Trained, config: Mapping[str, Any], kind: str | None, what: LevelRequest
+) -> Placed:
     low = trained.path.t_min
     high = trained.path.t_max
     if what.timesteps is not None and what.sigmas is None:

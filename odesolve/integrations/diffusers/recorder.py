@@ -27,7 +27,7 @@ class _Seen(Exception):
 
 
 @dataclass
-class Call:
+class RecordedCall:
     """One call of the network: its input, time, other arguments by name, and its output."""
 
     x: Tensor
@@ -42,7 +42,7 @@ class Recorded:
 
     network: nn.Module
     names: tuple[str, str]  # of the network's input and time
-    calls: list[Call]
+    calls: list[RecordedCall]
     sample: Tensor
     timestep: Any
     mixed: Tensor
@@ -66,7 +66,7 @@ def record(pipe: Any, network: nn.Module, arguments: Mapping[str, Any]) -> Recor
 
     The pipeline is the caller's own and is left as it was. Raises OdesolveError where it never
     comes to a step."""
-    calls: list[Call] = []
+    calls: list[RecordedCall] = []
     signature = inspect.signature(network.forward)
     names = _names(signature)
     stepped: dict[str, Any] = {}
@@ -78,7 +78,7 @@ def record(pipe: Any, network: nn.Module, arguments: Mapping[str, Any]) -> Recor
         time = bound.pop(names[1])
         first = output[0] if isinstance(output, tuple) else output.sample
         calls.append(
-            Call(
+            RecordedCall(
                 x,
                 time,
                 {k: v for k, v in bound.items() if v is not None and k != "return_dict"},
@@ -170,7 +170,7 @@ def branches(seen: Recorded) -> Branches:
     return Branches(_conditions(seen.calls[0], seen.sample), None, 1.0)
 
 
-def _half(call: Call, k: int, batch: int) -> Call:
+def _half(call: RecordedCall, k: int, batch: int) -> RecordedCall:
     def cut(v: Any) -> Any:
         if isinstance(v, Tensor) and v.dim() and v.shape[0] == 2 * batch:
             return v[k * batch : (k + 1) * batch]
@@ -180,10 +180,10 @@ def _half(call: Call, k: int, batch: int) -> Call:
         name: {n: cut(v) for n, v in value.items()} if isinstance(value, Mapping) else cut(value)
         for name, value in call.arguments.items()
     }
-    return Call(cut(call.x), cut(call.time), arguments, cut(call.output))
+    return RecordedCall(cut(call.x), cut(call.time), arguments, cut(call.output))
 
 
-def _mixed(cond: Call, uncond: Call, mixed: Tensor, sample: Tensor) -> Branches:
+def _mixed(cond: RecordedCall, uncond: RecordedCall, mixed: Tensor, sample: Tensor) -> Branches:
     a, b, m = (_like(t, sample).double() for t in (uncond.output, cond.output, mixed))
     gap = b - a
     size = float(gap.square().sum())
@@ -205,7 +205,7 @@ def _like(output: Tensor, sample: Tensor) -> Tensor:
     return output.narrow(1, 0, sample.shape[1])
 
 
-def _conditions(call: Call, sample: Tensor) -> dict[str, Any]:
+def _conditions(call: RecordedCall, sample: Tensor) -> dict[str, Any]:
     out = flat(call.arguments)
     if call.x.shape != sample.shape:
         axis = axis_of(call.x.shape, sample.shape)

@@ -23,7 +23,7 @@ from odesolve.plans.plan import Plan
 from odesolve.solvers import REGISTRY
 
 
-class Choice(NamedTuple):
+class SolverChoice(NamedTuple):
     """A solver with its options, as it is to be planned."""
 
     solver: str
@@ -31,7 +31,7 @@ class Choice(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Schedule:
+class TimeSchedule:
     """Where the network is called and by which plan.
 
     ``levels`` and ``times`` have an entry per network call, of a solver with several calls per step
@@ -41,7 +41,7 @@ class Schedule:
 
     trained: Trained
     convention: Convention
-    choice: Choice
+    choice: SolverChoice
     grid: tuple[float, ...]  # times of the path, n + 1
     at: tuple[float, ...]  # the path's time of every call
     levels: Levels
@@ -97,10 +97,10 @@ class Schedule:
 def schedule(
     trained: Trained,
     convention: Convention,
-    choice: Choice,
+    choice: SolverChoice,
     found: Placed,
     exact: bool,
-) -> Schedule:
+) -> TimeSchedule:
     """The schedule of a solver on these noise levels; ``exact`` rounds no time of an evaluation
     inside a step."""
     grid = tuple(trained.path_times(found.levels))
@@ -113,7 +113,7 @@ def schedule(
         times = np.round(times)
     pairs = [told.get(t, (level, time)) for t, level, time in zip(at, inner, times, strict=True)]
     levels, times = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
-    return Schedule(
+    return TimeSchedule(
         trained,
         convention,
         choice,
@@ -127,7 +127,7 @@ def schedule(
 
 def _planned(
     trained: Trained,
-    choice: Choice,
+    choice: SolverChoice,
     grid: tuple[float, ...],
     step: int,
     **more: Any,

@@ -28,8 +28,8 @@ from odesolve.integrations.diffusers.conventions import (
 from odesolve.integrations.diffusers.loops import StepOutput
 from odesolve.integrations.diffusers.network import FLOOR, Trained, trained
 from odesolve.integrations.diffusers.noising import Noising
-from odesolve.integrations.diffusers.placement import Asked, asked, placed
-from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
+from odesolve.integrations.diffusers.placement import LevelRequest, asked, placed
+from odesolve.integrations.diffusers.schedule import SolverChoice, TimeSchedule, schedule
 from odesolve.integrations.diffusers.walk import STOOD, Generators, Walk
 from odesolve.integrations.names import from_diffusers
 from odesolve.names import levels as kinds
@@ -120,7 +120,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         """Read the config."""
         c = self._read = self.config
         check_config(c)
-        self._schedules: dict[tuple, Schedule] = {}
+        self._schedules: dict[tuple, TimeSchedule] = {}
         self._grid = (
             c["grid"]
             if c["grid"] is not None or c["solver"] is None
@@ -215,7 +215,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         what = asked(num_inference_steps, timesteps, sigmas, mu)
         self._begin(self._scheduled(what), what.key(), device)
 
-    def _scheduled(self, what: Asked) -> Schedule:
+    def _scheduled(self, what: LevelRequest) -> TimeSchedule:
         """The schedule of what was asked, kept for the next time."""
         key = what.key()
         chosen = self._schedules.get(key)
@@ -233,10 +233,10 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
             self._schedules[key] = chosen
         return chosen
 
-    def _begin(self, chosen: Schedule, key: tuple, device: Any) -> None:
+    def _begin(self, chosen: TimeSchedule, key: tuple, device: Any) -> None:
         self._enter(self._made(chosen, key, device))
 
-    def _made(self, chosen: Schedule, key: tuple, device: Any) -> Walk:
+    def _made(self, chosen: TimeSchedule, key: tuple, device: Any) -> Walk:
         """A walk through a schedule, before its first call."""
         whole = self.convention.rounds == "all" and bool(
             (chosen.times == chosen.times.round()).all()
@@ -248,7 +248,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         walk.follows = None if self._followed is None else self._followed._walk
         return walk
 
-    def _choice(self, steps: int | None) -> Choice:
+    def _choice(self, steps: int | None) -> SolverChoice:
         """The solver and its options for this many steps."""
         c = self.config
         if c["solver"] is None:
@@ -275,7 +275,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         tapers = outside.taper and c["solver"] is not None and c.get("lower_order_final", True)
         if tapers and steps is not None:
             options.setdefault("taper", steps < self.convention.taper)
-        return Choice(name, options)
+        return SolverChoice(name, options)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The network's input for a sample: itself, but for networks in EDM's scaling."""

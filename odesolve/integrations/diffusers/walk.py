@@ -14,7 +14,7 @@ from odesolve.doors.values import real
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, Number, Size, shaped
 from odesolve.integrations.diffusers.checks import check_tensors, check_time
-from odesolve.integrations.diffusers.schedule import Schedule
+from odesolve.integrations.diffusers.schedule import TimeSchedule
 from odesolve.kernels.philox import keys
 from odesolve.noise.keys import fresh_seed, keys_of
 from odesolve.run.advance import Cursor
@@ -51,7 +51,7 @@ class Walk:
     that are handed out. A sample that comes back as it was handed out stands for the state behind
     it; where it was changed, the changed numbers count."""
 
-    def __init__(self, schedule: Schedule, timesteps: Tensor, sigmas: Tensor, key: tuple):
+    def __init__(self, schedule: TimeSchedule, timesteps: Tensor, sigmas: Tensor, key: tuple):
         self.schedule = schedule
         self.timesteps = timesteps
         self.sigmas = sigmas

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from odesolve.doors.values import row
 from odesolve.errors import OdesolveError
-from odesolve.integrations.imported.rows import Rows, check_linear, ends, units, without_rounding
+from odesolve.integrations.imported.rows import (
+    ProbedRows,
+    check_linear,
+    ends,
+    units,
+    without_rounding,
+)
 from odesolve.noise.stream_numbers import STEPS
 from odesolve.paths import EDM, Path
 from odesolve.plans.instructions import START, noise_name
@@ -49,14 +55,14 @@ def imported_function(
     positive = levels[levels > 0].tolist()
     if not positive:
         raise OdesolveError("sigmas: give noise levels with a positive one among them")
-    probe = _Probe(sample_fn, levels, extras)
+    probe = _FunctionProbe(sample_fn, levels, extras)
     found = probe.rows(who)
     if path is None:
         path = EDM(sigma_max=max(positive), sigma_min=min(positive))
     return _plan(who, path, probe, found)
 
 
-class _Probe:
+class _FunctionProbe:
     """Runs of a function; coordinate 0 stands for its x, then come its denoiser's answers, then its
     noise."""
 
@@ -131,7 +137,7 @@ class _Probe:
         return found
 
 
-def _plan(who: str, path: Path, probe: _Probe, found: Tensor) -> Plan:
+def _plan(who: str, path: Path, probe: _FunctionProbe, found: Tensor) -> Plan:
     calls = probe.calls
     eps = torch.finfo(probe.sigmas.dtype).eps
     streams = _streams(who, probe, found)
@@ -141,7 +147,9 @@ def _plan(who: str, path: Path, probe: _Probe, found: Tensor) -> Plan:
     after = [*probe.times[1:], final]
     finished = ends(after, [t in listed or k == calls - 1 for k, t in enumerate(after)])
     first = probe.times[0]
-    rows = Rows(who, path, [first, *(t for t, done in zip(after, finished, strict=True) if done)])
+    rows = ProbedRows(
+        who, path, [first, *(t for t, done in zip(after, finished, strict=True) if done)]
+    )
     states = [START]
     vectors = [found[0]]
     for k in range(calls):
@@ -152,7 +160,7 @@ def _plan(who: str, path: Path, probe: _Probe, found: Tensor) -> Plan:
     return rows.plan(states[-1])
 
 
-def _streams(who: str, probe: _Probe, found: Tensor) -> list[str]:
+def _streams(who: str, probe: _FunctionProbe, found: Tensor) -> list[str]:
     """Names of the noise that a function asked for. Raises OdesolveError where two pieces of one
     path overlap."""
     used = (found[:, 1 + probe.calls :] != 0).any(dim=0).tolist()

@@ -57,7 +57,7 @@ def without_rounding(
     return {name: w for name, w in total.items() if abs(w) > 8 * eps * size[name]}
 
 
-class Rows:
+class ProbedRows:
     """A plan in the making: values are named by whether a step ends with them."""
 
     def __init__(self, solver: str, path: Any, grid: Sequence[float]):

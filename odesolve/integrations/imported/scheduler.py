@@ -17,7 +17,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.grids import times_of
 from odesolve.integrations.imported.rows import (
-    Rows,
+    ProbedRows,
     check_linear,
     ends,
     not_finite,
@@ -67,7 +67,7 @@ def imported(
     """
     who = type(scheduler).__name__
     net = _network(scheduler, path, predicts)
-    probe = _Probe(scheduler, steps, dict(given or {}), step, dtype)
+    probe = _SchedulerProbe(scheduler, steps, dict(given or {}), step, dtype)
     found = probe.rows(who)
     times, end = _times(probe, net, told, start)
     return _plan(who, net, probe, found, times, end)
@@ -120,7 +120,7 @@ def _network(scheduler: Any, path: Path | None, predicts: str | None) -> _Networ
     )
 
 
-class _Probe:
+class _SchedulerProbe:
     """Runs of copies of an object.
 
     Coordinate 2k stands for the sample that call k is given, 2k + 1 for what the network said
@@ -201,7 +201,7 @@ class _Probe:
 
 
 def _times(
-    probe: _Probe,
+    probe: _SchedulerProbe,
     net: _Network,
     told: bool,
     start: float | None,
@@ -224,7 +224,7 @@ def _times_listed(peer: Any, net: _Network) -> list[float]:
     return read.level(np.array(at)).tolist()
 
 
-def _levels(probe: _Probe, net: _Network) -> tuple[list[float] | None, float | None]:
+def _levels(probe: _SchedulerProbe, net: _Network) -> tuple[list[float] | None, float | None]:
     """The path's times of an object's noise levels: None for one that counts training times
     alone."""
     sigmas = getattr(probe.fresh, "sigmas", None)
@@ -258,7 +258,7 @@ def _on_path(levels: list[float], net: _Network) -> list[float]:
 def _plan(
     who: str,
     net: _Network,
-    probe: _Probe,
+    probe: _SchedulerProbe,
     found: Tensor,
     times: list[float],
     end: float | None,
@@ -270,7 +270,7 @@ def _plan(
     shares = _shares(who, net, times)
     after = [*times[1:], end]
     finished = _finished(probe, after)
-    rows = Rows(who, net.path, [times[0], *itertools.compress(after, finished)])
+    rows = ProbedRows(who, net.path, [times[0], *itertools.compress(after, finished)])
     states = [START]
     data = []
     for k, done in enumerate(finished):
@@ -289,7 +289,7 @@ def _plan(
     return rows.plan(states[-1])
 
 
-def _finished(probe: _Probe, after: list[float]) -> list[bool]:
+def _finished(probe: _SchedulerProbe, after: list[float]) -> list[bool]:
     """Whether each call finishes a step, given the time after it."""
     order = int(getattr(probe.scheduler, "order", 1))
     last = probe.calls - 1

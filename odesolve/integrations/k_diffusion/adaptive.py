@@ -98,7 +98,7 @@ def sample_dpm_adaptive(
     network = Model(steady, path_of((high, low), False), "data", dtype=x.dtype, cond=extra_args)
     clock = (-math.log(high), -math.log(low))
     with Bar(100.0, None if disable is None else not disable, "%") as tick:
-        run = Run(network, x, order, scales, draw, clock, rule, callback, tick)
+        run = AdaptiveRun(network, x, order, scales, draw, clock, rule, callback, tick)
         run.solve(budget(max_calls))
     info = run.info
     info["nfe"] += steady.extra
@@ -163,7 +163,7 @@ class Try(NamedTuple):
 
 
 @dataclass
-class Run:
+class AdaptiveRun:
     """A solve in the clock t = -log sigma: the attempts of ``ode.single``, and what follows them.
 
     ``clock`` is the first and the last time. ``info`` are the counts, and how the solve ended where

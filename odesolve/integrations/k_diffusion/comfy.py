@@ -36,7 +36,15 @@ def sample_res_multistep(
 
 
 @fits
-def sample_ipndm(model, x, sigmas, extra_args=None, callback=None, disable=None, max_order=4):
+def sample_ipndm(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    max_order=4,
+):
     """iPNDM with up to ``max_order`` (3 or 4) slopes in sigma and the weights of equal steps (Zhang
     and Chen 2023)."""
     return solve(
@@ -45,7 +53,15 @@ def sample_ipndm(model, x, sigmas, extra_args=None, callback=None, disable=None,
 
 
 @fits
-def sample_ipndm_v(model, x, sigmas, extra_args=None, callback=None, disable=None, max_order=4):
+def sample_ipndm_v(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    max_order=4,
+):
     """iPNDM with weights for steps of any size; ``max_order`` 3 or 4."""
     solver = f"ipndm_v{_order(max_order, (3, 4))}"
     return solve(solver, model, x, sigmas, extra_args, callback, disable, start="ramp")
@@ -77,20 +93,43 @@ def _order(given: int, known: tuple[int, ...]) -> int:
 
 
 @fits
-def sample_uni_pc(model, x, sigmas, extra_args=None, callback=None, disable=None, variant="bh1"):
+def sample_uni_pc(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    variant="bh1",
+):
     """UniPC of order 3, lower at both ends (Zhao et al. 2023)."""
     call = (model, x, sigmas, extra_args, callback, disable)
     return solve("unipc_3", *call, flow=is_flow(model), variant=variant, taper=True, start="ramp")
 
 
 @fits
-def sample_uni_pc_bh2(model, x, sigmas, extra_args=None, callback=None, disable=None):
+def sample_uni_pc_bh2(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+):
     """UniPC with B(h) = expm1(h)."""
     return sample_uni_pc(model, x, sigmas, extra_args, callback, disable, "bh2")
 
 
 @fits
-def sample_ddpm(model, x, sigmas, extra_args=None, callback=None, disable=None, noise_sampler=None):
+def sample_ddpm(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    noise_sampler=None,
+):
     """DDPM's ancestral sampling with the posterior variance (Ho et al. 2020)."""
     return solve(
         "ddim",
@@ -107,7 +146,15 @@ def sample_ddpm(model, x, sigmas, extra_args=None, callback=None, disable=None, 
 
 
 @fits
-def sample_lcm(model, x, sigmas, extra_args=None, callback=None, disable=None, noise_sampler=None):
+def sample_lcm(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    noise_sampler=None,
+):
     """Latent consistency models: the prediction, then new noise up to the next level (Luo et al.
     2023, Algorithm 3)."""
     return solve(

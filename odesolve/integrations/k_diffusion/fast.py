@@ -14,7 +14,7 @@ from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.integrations.k_diffusion.driver import level, solve
 from odesolve.paths import Point
-from odesolve.plans.instructions import Linear
+from odesolve.plans.instructions import LinearForm
 from odesolve.solvers import Writer
 from odesolve.solvers.dpm_solver import second_order_step, third_order_step
 from odesolve.solvers.generator import noise_of, noise_row
@@ -86,7 +86,7 @@ def dpm_fast(w: Writer, *, orders: tuple[int, ...], eta: float, s_noise: float) 
         towards_data(w)
     for (s, t), order, down in zip(w.steps, orders, _lower(w, eta), strict=True):
 
-        def land(p: Point, value: Linear, t: Point = t, s: Point = s) -> Linear:
+        def land(p: Point, value: LinearForm, t: Point = t, s: Point = s) -> LinearForm:
             if p is t:
                 return w.step(t, value, exact)
             added = math.sqrt((t.sigma - p.sigma) * (t.sigma + p.sigma)) * s_noise

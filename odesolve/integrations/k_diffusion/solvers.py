@@ -152,7 +152,15 @@ def sample_dpmpp_2s_ancestral(
 
 
 @fits
-def sample_lms(model, x, sigmas, extra_args=None, callback=None, disable=None, order=4):
+def sample_lms(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    order=4,
+):
     """Adams-Bashforth in sigma with exact weights for steps of any size, started with orders 1, 2,
     ..."""
     order = whole("order", order, 1)
@@ -164,7 +172,14 @@ def _lms(w: Writer, order: int) -> None:
 
 
 @fits
-def sample_dpmpp_2m(model, x, sigmas, extra_args=None, callback=None, disable=None):
+def sample_dpmpp_2m(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+):
     """DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2)."""
     return solve("dpmpp_2m", model, x, sigmas, extra_args, callback, disable)
 

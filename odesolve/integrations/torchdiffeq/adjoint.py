@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from odesolve.adjoint.continuous import UNSEEN, Continuous
 from odesolve.adjoint.memory import holding
 from odesolve.adjoint.pull import with_gradients
-from odesolve.adjoint.targets import Arguments, Wanted
+from odesolve.adjoint.targets import Arguments, GradientTargets
 from odesolve.doors.annotations import meant
 from odesolve.doors.values import real
 from odesolve.errors import unknown
@@ -22,9 +22,9 @@ from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.event_time import met_at, with_event_time
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
 from odesolve.integrations.torchdiffeq.odeint import by_sample
-from odesolve.integrations.torchdiffeq.problem import Problem, listeners
+from odesolve.integrations.torchdiffeq.problem import OdeintProblem, listeners
 from odesolve.ode.drift import Drift
-from odesolve.ode.recorded.system import Clock, Outcome, System
+from odesolve.ode.recorded.system import Outcome, System, SystemClock
 
 
 @unwatched
@@ -74,7 +74,7 @@ def odeint_adjoint(
         )
     if adjoint_options is None:
         adjoint_options = {k: v for k, v in (options or {}).items() if k != "norm"}
-    problem = Problem(func, y0, t, rtol, atol, method, options, event_fn)
+    problem = OdeintProblem(func, y0, t, rtol, atol, method, options, event_fn)
     given = _parameters(func) if adjoint_params is None else adjoint_params
     params = tuple(p for p in given if p.requires_grad)
     back_rtol = rtol if adjoint_rtol is None else adjoint_rtol
@@ -83,10 +83,10 @@ def odeint_adjoint(
         more = {"rtol": float(back_rtol), "atol": float(back_atol), "solver": named(adjoint_method)}
         return by_sample(problem, "continuous", params=params, adjoint_options=more)
     way = _Back(problem, adjoint_method, adjoint_options, back_rtol, back_atol)
-    return _solve(problem, way, Wanted((), (), params, False))
+    return _solve(problem, way, GradientTargets((), (), params, False))
 
 
-def _solve(problem: Problem, way: _Back, wanted: Wanted) -> Any:
+def _solve(problem: OdeintProblem, way: _Back, wanted: GradientTargets) -> Any:
     t = problem.t
     times = problem.t.detach().cpu().double().tolist()
     with torch.no_grad():
@@ -108,7 +108,7 @@ class _Back:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: OdeintProblem,
         method: str | None,
         options: Mapping[str, Any],
         rtol: Any,
@@ -158,7 +158,7 @@ class _Back:
         system = System(
             drift,
             drift.packed(state),
-            Clock(t),
+            SystemClock(t),
             self.rtol * scale,
             self.atol * scale,
             norm,

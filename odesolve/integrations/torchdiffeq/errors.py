@@ -19,7 +19,14 @@ class Failed(Diverged, AssertionError, RuntimeError):
     ``state`` the last finite state in the form of y0, ``t`` its time, ``step`` how many steps had
     been made."""
 
-    def __init__(self, status: str, state: Any, t: float, step: int, why: str):
+    def __init__(
+        self,
+        status: str,
+        state: Any,
+        t: float,
+        step: int,
+        why: str,
+    ):
         super().__init__(
             f"odeint ended with status {status!r} at t={t:.6g} after {step} steps. {why}",
             state,

@@ -12,7 +12,7 @@ from odesolve.errors import OdesolveError, unknown, warn
 from odesolve.integrations.torchdiffeq.errors import Refused
 from odesolve.methods.pairs import PAIRS
 from odesolve.methods.tableaus import EULER, HEUN, HEUN3, MIDPOINT, RK4_38
-from odesolve.ode.recorded.grid import ExplicitStepper, Stepper
+from odesolve.ode.recorded.grid import ExplicitStepper, GridStepper
 from odesolve.ode.recorded.implicit import IMPLICIT, ImplicitRungeKutta
 from odesolve.ode.recorded.multistep import FEWEST, Adams
 from odesolve.ode.recorded.system import System
@@ -80,7 +80,7 @@ def _check_option(name: str, given: Any) -> None:
         raise Refused(str(e)) from None
 
 
-def stepper(method: str, options: Mapping[str, Any], system: System) -> Stepper:
+def stepper(method: str, options: Mapping[str, Any], system: System) -> GridStepper:
     """A fresh method of fixed steps."""
     if method in EXPLICIT:
         return ExplicitStepper(EXPLICIT[method])

@@ -15,7 +15,7 @@ from odesolve.functions.torch_func import explained
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.event_time import met_at, with_event_time
-from odesolve.integrations.torchdiffeq.problem import Problem
+from odesolve.integrations.torchdiffeq.problem import OdeintProblem
 from odesolve.methods.pairs import PAIRS
 from odesolve.ode.recorded.controlled import Explicit, RecordedStep
 from odesolve.ode.recorded.system import System
@@ -66,7 +66,7 @@ def odeint(
     Raises Refused (an OdesolveError) for arguments that cannot be used, Failed for a solve that
     does not arrive, with its status and its last finite state.
     """
-    problem = Problem(func, y0, t, rtol, atol, method, options, event_fn)
+    problem = OdeintProblem(func, y0, t, rtol, atol, method, options, event_fn)
     if problem.options.pop("per_sample", False):
         return by_sample(problem, "backprop" if torch.is_grad_enabled() else None)
     problem.options.pop("compact", None)
@@ -77,7 +77,7 @@ def odeint(
     return with_event_time(func, event_fn, met_at(outcome, t), states)
 
 
-def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
+def by_sample(problem: OdeintProblem, adjoint: str | None, **gradients: Any) -> Any:
     """A solve with steps of its own for every sample."""
     options = dict(problem.options)
     compact = bool(options.pop("compact", True))
@@ -140,7 +140,7 @@ def odeint_dense(
     gradients through the steps."""
     wide = torch.float64 if not isinstance(t0, Tensor) else t0.dtype
     ends = [float(x.detach() if isinstance(x, Tensor) else x) for x in (t0, t1)]
-    problem = Problem(func, y0, torch.tensor(ends, dtype=wide), rtol, atol, method, options)
+    problem = OdeintProblem(func, y0, torch.tensor(ends, dtype=wide), rtol, atol, method, options)
     if problem.method not in PAIRS:
         raise Refused(f"odeint_dense knows no {problem.method}: take one of {', '.join(PAIRS)}")
     system = problem.system()

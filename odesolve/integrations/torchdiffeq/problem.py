@@ -16,14 +16,21 @@ from odesolve.functions.torch_func import refuse
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
-from odesolve.integrations.torchdiffeq.state import Form
+from odesolve.integrations.torchdiffeq.state import StateForm
 from odesolve.methods.pairs import PAIRS
 from odesolve.ode.drift import Drift
-from odesolve.ode.recorded.system import Callback, Clock, Listeners, Outcome, System, Tolerance
+from odesolve.ode.recorded.system import (
+    Callback,
+    Listeners,
+    Outcome,
+    System,
+    SystemClock,
+    Tolerance,
+)
 from odesolve.ode.times import check_resolved
 
 
-class Problem:
+class OdeintProblem:
     """A call of odeint in our terms. Raises ``Refused`` (an OdesolveError) for what cannot be
     used."""
 
@@ -47,7 +54,7 @@ class Problem:
         self.func = func
         self.y0 = y0
         self.t = t
-        self.form = Form(y0)
+        self.form = StateForm(y0)
         self.rtol, self.atol = (
             self.form.tolerance(n, v) for n, v in (("rtol", rtol), ("atol", atol))
         )
@@ -92,7 +99,7 @@ class Problem:
         return System(
             self.drift,
             self.start,
-            Clock(self.t),
+            SystemClock(self.t),
             _moved(self.rtol, self.start),
             _moved(self.atol, self.start),
             self.norm,

@@ -25,7 +25,7 @@ def _refuse_loose(y: Tensor) -> None:
         raise Refused(str(e)) from None
 
 
-class Form:
+class StateForm:
     """What y0 looks like, and how to get there and back.
 
     Pieces of a tuple share their widest type. Complex numbers are pairs of real ones; float16 and

@@ -30,7 +30,7 @@ METHODS = {
 SMALLEST = 1e-7  # of the diffusion that the difference of two drifts is divided by
 
 
-class Form:
+class EquationForm:
     """Drift and diffusion of ``sde``, whichever of f, g, g_prod, f_and_g and f_and_g_prod it has.
 
     Its methods see t without dimensions, in the type and on the device of the output times, and

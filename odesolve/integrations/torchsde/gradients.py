@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odesolve.adjoint.pull import Mode, Sums, with_gradients
+from odesolve.adjoint.pull import DerivativeMode, Sums, with_gradients
 from odesolve.adjoint.reversible_heun import pack
 from odesolve.adjoint.sde import StochasticAdjoint
-from odesolve.adjoint.targets import Arguments, Wanted, leaves_of
+from odesolve.adjoint.targets import Arguments, GradientTargets, leaves_of
 from odesolve.errors import OdesolveError, unknown
 from odesolve.integrations.torchsde.base import CALCULI
 from odesolve.integrations.torchsde.methods import METHODS, REVERSIBLE, WAY_BACK
-from odesolve.integrations.torchsde.problem import Problem
+from odesolve.integrations.torchsde.problem import SdeintProblem
 from odesolve.stochastic.unrolled import Course, Values
 
 # Methods of the adjoint equation that torchsde has; the others ask for more than products with its
@@ -33,7 +33,7 @@ class Walked:
     """A way back over steps that were made before: ``made`` holds their states at the outputs until
     they are handed on."""
 
-    way: Mode
+    way: DerivativeMode
     made: list[Tensor]
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -56,7 +56,7 @@ class Gradients:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: SdeintProblem,
         adjoint_method: str | None,
         sde: Any,
         params: Sequence[Tensor] | None,
@@ -64,7 +64,7 @@ class Gradients:
         _check_back(adjoint_method, problem)
         self.problem = problem
         self.exact = problem.name == REVERSIBLE and adjoint_method in (None, WAY_BACK)
-        self.wanted = Wanted((), (), self._params(sde, params), False)
+        self.wanted = GradientTargets((), (), self._params(sde, params), False)
 
     def _params(self, sde: Any, params: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
         if not torch.is_grad_enabled():
@@ -127,7 +127,14 @@ class Gradients:
         row = {k: i for i, k in enumerate(needed)}
         return course.read(lambda k: ys[row[k]]), states[len(course.times) - 1]
 
-    def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
+    def _moved(
+        self,
+        t: float,
+        y: Tensor,
+        args: Arguments,
+        h: float,
+        w: Tensor,
+    ) -> Tensor:
         form = self.problem.form
         if form.calculus == "stratonovich" or form.noise_type == "additive":
             f, moved = form.both(y, t, w)
@@ -136,7 +143,7 @@ class Gradients:
         return (f - form.correction(t, y, g, w.is_complex())) * h + form.times_increment(g, w)
 
 
-def _check_back(name: str | None, problem: Problem) -> None:
+def _check_back(name: str | None, problem: SdeintProblem) -> None:
     """Raise OdesolveError for a name that no adjoint of this equation goes by."""
     if name is None or (name == WAY_BACK and problem.name == REVERSIBLE):
         return

@@ -11,7 +11,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, unknown
 from odesolve.functions.pairing import real_type
 from odesolve.integrations.torchsde.base import CALCULI, NOISES
-from odesolve.integrations.torchsde.form import Form
+from odesolve.integrations.torchsde.form import EquationForm
 from odesolve.stochastic import steps
 
 # (equation, y, t, h, increment, area): the state after a step
@@ -22,7 +22,7 @@ WAY_BACK = "adjoint_reversible_heun"
 
 
 @dataclass(frozen=True)
-class Method:
+class SdeintMethod:
     """A step (None of the reversible Heun method, whose state is more than y), its calculus and
     kinds of noise, and what it asks of the Brownian motion beside increments: "none", "space-time"
     or "levy" areas."""
@@ -33,14 +33,28 @@ class Method:
     areas: str = "none"
 
 
-def milstein(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Any) -> Tensor:
+def milstein(
+    eq: EquationForm,
+    y: Tensor,
+    t: Tensor,
+    h: float,
+    w: Tensor,
+    a: Any,
+) -> Tensor:
     """Milstein 1974 with (dg/dy) g by autograd."""
     f = eq.f(y, t)
     moved, second = eq.along_itself(t, y, w, 0.5 * _square(eq, w, h))
     return y + f * h + moved + second
 
 
-def milstein_by_difference(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Any) -> Tensor:
+def milstein_by_difference(
+    eq: EquationForm,
+    y: Tensor,
+    t: Tensor,
+    h: float,
+    w: Tensor,
+    a: Any,
+) -> Tensor:
     """Kloeden and Platen 1992 (11.1.3): (dg/dy) g as a difference over sqrt(h)."""
     if eq.noise_type == "additive":
         return milstein(eq, y, t, h, w, a)
@@ -50,14 +64,28 @@ def milstein_by_difference(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, 
     return y + f * h + eq.times_increment(g, w) + more
 
 
-def srk(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Tensor) -> Tensor:
+def srk(
+    eq: EquationForm,
+    y: Tensor,
+    t: Tensor,
+    h: float,
+    w: Tensor,
+    a: Tensor,
+) -> Tensor:
     """SRA1 of additive noise, else SRID2 (Rossler 2010)."""
     if eq.noise_type == "additive":
         return steps.sra1(eq, y, t, h, w, a)  # type: ignore[arg-type]
     return steps.srid2(_Columns(eq), y, t, h, w, a)  # type: ignore[arg-type]
 
 
-def log_ode(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Tensor) -> Tensor:
+def log_ode(
+    eq: EquationForm,
+    y: Tensor,
+    t: Tensor,
+    h: float,
+    w: Tensor,
+    a: Tensor,
+) -> Tensor:
     """The midpoint method with the bracket of the columns of g on the step's Levy area (Foster
     2020, section 6)."""
     f, moved = eq.both(y, t, w)
@@ -70,18 +98,20 @@ def log_ode(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Tensor) -> T
 ITO = CALCULI[:1]
 STRATONOVICH = CALCULI[1:]
 METHODS = {
-    "euler": Method(steps.euler_maruyama, ITO),
-    "milstein": Method(milstein, CALCULI, COMMUTING),
-    "srk": Method(srk, ITO, COMMUTING, "space-time"),
-    "midpoint": Method(steps.midpoint, STRATONOVICH),
-    "heun": Method(steps.stochastic_heun, STRATONOVICH),
-    "euler_heun": Method(steps.euler_heun, STRATONOVICH),
-    "log_ode": Method(log_ode, STRATONOVICH, NOISES, "levy"),
-    REVERSIBLE: Method(None, STRATONOVICH),
+    "euler": SdeintMethod(steps.euler_maruyama, ITO),
+    "milstein": SdeintMethod(milstein, CALCULI, COMMUTING),
+    "srk": SdeintMethod(srk, ITO, COMMUTING, "space-time"),
+    "midpoint": SdeintMethod(steps.midpoint, STRATONOVICH),
+    "heun": SdeintMethod(steps.stochastic_heun, STRATONOVICH),
+    "euler_heun": SdeintMethod(steps.euler_heun, STRATONOVICH),
+    "log_ode": SdeintMethod(log_ode, STRATONOVICH, NOISES, "levy"),
+    REVERSIBLE: SdeintMethod(None, STRATONOVICH),
 }
 
 
-def choose(name: str | None, form: Form, options: dict[str, Any] | None) -> tuple[str, Method]:
+def choose(
+    name: str | None, form: EquationForm, options: dict[str, Any] | None
+) -> tuple[str, SdeintMethod]:
     """The method of this name, torchsde's default for the equation without one.
 
     Raises OdesolveError for a method that does not solve the equation, and options that it does not
@@ -118,12 +148,12 @@ def choose(name: str | None, form: Form, options: dict[str, Any] | None) -> tupl
     by_difference = given.pop("grad_free", False)
     if given:
         raise unknown("option", next(iter(given)), ["grad_free"])
-    return name, Method(
+    return name, SdeintMethod(
         milstein_by_difference, method.calculi
     ) if by_difference and name == "milstein" else method
 
 
-def real_motions(name: str, form: Form) -> str:
+def real_motions(name: str, form: EquationForm) -> str:
     """Why a method asks for real increments of W, "" where complex ones will do: where it has none
     of their products, which differ from those of a real motion."""
     if not form.complex:
@@ -140,14 +170,14 @@ def real_motions(name: str, form: Form) -> str:
     )
 
 
-def _square(eq: Form, w: Tensor, h: float) -> Tensor:
+def _square(eq: EquationForm, w: Tensor, h: float) -> Tensor:
     """Twice the integral of W dW."""
     if eq.calculus == "ito":
         return w * w - h
     return w * w
 
 
-def _column(eq: Form, g: Tensor) -> Tensor:
+def _column(eq: EquationForm, g: Tensor) -> Tensor:
     return g if eq.diagonal else g.squeeze(-1)
 
 
@@ -155,7 +185,7 @@ class _Columns:
     """An equation with one Brownian motion per element or per sample, whose diffusion is an
     ordinary factor."""
 
-    def __init__(self, eq: Form):
+    def __init__(self, eq: EquationForm):
         self.eq = eq
         self.f = eq.f
         self.held = eq.held

@@ -15,13 +15,13 @@ from odesolve.errors import OdesolveError
 from odesolve.functions.pairing import real_type
 from odesolve.functions.steadiness import Steady
 from odesolve.integrations.torchsde.brownian import BrownianInterval
-from odesolve.integrations.torchsde.form import Form, seconds
+from odesolve.integrations.torchsde.form import EquationForm, seconds
 from odesolve.integrations.torchsde.methods import REVERSIBLE, choose, real_motions
-from odesolve.integrations.torchsde.sources import Given, Streams
+from odesolve.integrations.torchsde.sources import GivenMotion, Streams
 from odesolve.stochastic.unrolled import Course, Doubling, Values, uniform, walked
 
 
-class Problem:
+class SdeintProblem:
     """The arguments of sdeint, checked and ready: ``start`` is the first state (B, D), ``solve``
     makes the steps."""
 
@@ -53,7 +53,7 @@ class Problem:
             )
         refuse_loose("y0", y0)
         times = _times(ts, y0)
-        self.form = Form(sde, names, y0, times, logqp)
+        self.form = EquationForm(sde, names, y0, times, logqp)
         self.outputs = seconds(times)
         self.start = self.form.flat(y0)
         self.name, self.method = choose(method, self.form, options)
@@ -64,12 +64,12 @@ class Problem:
         self.extra = extra_solver_state
         self.numbers: dict[tuple[Any, Any], int] = {}
 
-    def _source(self, bm: Any, adaptive: bool) -> tuple[Given | Streams, int]:
+    def _source(self, bm: Any, adaptive: bool) -> tuple[GivenMotion | Streams, int]:
         form = self.form
         areas = self.method.areas
         if bm is not None and not callable(bm):
             raise OdesolveError(f"bm={bm!r}: give a BrownianInterval, or a function of two times")
-        first = None if bm is None else Given(bm, areas, form.batch)
+        first = None if bm is None else GivenMotion(bm, areas, form.batch)
         with torch.no_grad():
             motions = form.measure(
                 self.outputs[0], self.start, None if first is None else first.motions()
@@ -89,7 +89,7 @@ class Problem:
             y.device,
             levy_area_approximation="foster" if areas == "levy" else areas,
         )
-        return Given(path, areas, form.batch), motions
+        return GivenMotion(path, areas, form.batch), motions
 
     def must_be_steady(self, sde: Any) -> None:
         """Raise OdesolveError where f or g draw random numbers of their own: the same question is

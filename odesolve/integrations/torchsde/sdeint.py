@@ -15,7 +15,7 @@ from odesolve.functions.steadiness import warn_of_training
 from odesolve.functions.torch_func import explained, unwatched
 from odesolve.integrations.torchsde.gradients import Gradients
 from odesolve.integrations.torchsde.methods import REVERSIBLE
-from odesolve.integrations.torchsde.problem import Problem
+from odesolve.integrations.torchsde.problem import SdeintProblem
 
 Scalar = float | Tensor
 Result = Any  # states, and behind them a log-ratio and the solver's state where they are asked for
@@ -75,7 +75,7 @@ def sdeint(
     _tell(unused_kwargs)
     _check(options, names, adaptive=adaptive, logqp=logqp, extra=extra)
     numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
-    problem = Problem(
+    problem = SdeintProblem(
         sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers
     )
     _doubt(problem)
@@ -135,7 +135,7 @@ def sdeint_adjoint(
     _check(options, names, adaptive=adaptive, logqp=logqp, extra=extra)
     numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
     _numbers(adjoint_rtol=adjoint_rtol, adjoint_atol=adjoint_atol)
-    problem = Problem(
+    problem = SdeintProblem(
         sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers
     )
     _doubt(problem)
@@ -168,7 +168,7 @@ def _check(options: Any, names: Any, **switches: Any) -> None:
         switch(name, given)
 
 
-def _doubt(problem: Problem) -> None:
+def _doubt(problem: SdeintProblem) -> None:
     """Say what no step can tell: that steps chosen by errors may lead an Euler solve elsewhere
     (Gaines and Lyons 1997)."""
     if (

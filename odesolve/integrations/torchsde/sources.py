@@ -73,7 +73,7 @@ class Streams:
         return out.to(self.dtype)
 
 
-class Given:
+class GivenMotion:
     """``bm(ta, tb)`` of torchsde or like it, or a path of this library; its values are seen as (B,
     m)."""
 

@@ -26,11 +26,11 @@ from odesolve.kernels.control import (
 )
 from odesolve.methods.pairs import Pair
 from odesolve.ode.adaptive_loop import Results, integrate
-from odesolve.ode.batch import Batch, Blocks
+from odesolve.ode.batch import Batch, NormBlocks
 from odesolve.ode.controller import Controller
 from odesolve.ode.diagnosis import diagnose, stability_limit
 from odesolve.ode.first_step import starting_step
-from odesolve.ode.recorded.search import LOST, Search
+from odesolve.ode.recorded.search import LOST, EventSearch
 from odesolve.ode.recorded.system import Outcome, System, beside
 from odesolve.ode.runge_kutta import dense_rows, of_two
 from odesolve.ode.solution import NAMES
@@ -77,7 +77,7 @@ class Explicit:
         self.order = float(pair.error_order)
         self.evaluations = pair.stages
         # none are used; the fused control asks for some
-        self.blocks = Blocks([[[(0.0, 0)]]], (1.0,))
+        self.blocks = NormBlocks([[[(0.0, 0)]]], (1.0,))
         self.end = math.inf
         self.jump = False
         self.dense = dense_rows(pair).tolist()
@@ -111,7 +111,14 @@ class Explicit:
                     batch.norm.where(~batch.norm.isfinite(), batch.norm.clamp_max(1.0))
                 )
 
-    def _time(self, t: float, h: float, c: float, lands: bool, like: Tensor) -> Tensor:
+    def _time(
+        self,
+        t: float,
+        h: float,
+        c: float,
+        lands: bool,
+        like: Tensor,
+    ) -> Tensor:
         """The time of a stage; that before a jump where the step ends at one."""
         end = c == 1.0 and lands
         at = self.system.clock.moment(self.end if end else t + c * h, like)
@@ -171,7 +178,7 @@ class SystemWatch:
         self.steps = []
         self.reached = None
         self.search = (
-            None if system.event is None else Search(system, system.clock.times[0], system.y0)
+            None if system.event is None else EventSearch(system, system.clock.times[0], system.y0)
         )
 
     def note(self, attempt: RecordedStep, state: Tensor) -> None:
@@ -208,7 +215,7 @@ class SystemWatch:
         if last < self.done:
             self.y.append(step.y1[None])
 
-    def _event(self, search: Search, step: RecordedStep, end: float) -> None:
+    def _event(self, search: EventSearch, step: RecordedStep, end: float) -> None:
         method = self.method
         method.complete(step)  # recorded, as the search is not
         theta = search.first(

@@ -13,7 +13,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, unknown
 from odesolve.methods.tableaus import Tableau
 from odesolve.ode.drift import Drift
-from odesolve.ode.recorded.search import LOST, Search
+from odesolve.ode.recorded.search import LOST, EventSearch
 from odesolve.ode.recorded.system import Outcome, System, beside, moment
 from odesolve.ode.stages import PlainStates, stage_slopes
 
@@ -52,7 +52,7 @@ class Interval:
         return beside(at, forwards if c == 0.0 else -forwards)
 
 
-class Stepper(Protocol):
+class GridStepper(Protocol):
     """A method of fixed steps; it may remember the steps of one solve."""
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +89,7 @@ class Gridded:
         apart: f is evaluated next to the ends of steps, as it may jump there.
     """
 
-    stepper: Stepper
+    stepper: GridStepper
     grid: Tensor | float
     interp: str = "linear"
     apart: bool = False
@@ -153,7 +153,7 @@ class Gridded:
         y = system.y0
         size = float(self.grid)
         start = clock.t[0]
-        search = Search(system, clock.times[0], y)
+        search = EventSearch(system, clock.times[0], y)
         for k in range(LONGEST):
             where = Interval(
                 clock.times[0] + k * size, clock.times[0] + (k + 1) * size, None, self.apart
@@ -190,7 +190,7 @@ class Gridded:
     @torch.no_grad()
     def _search(
         self,
-        search: Search,
+        search: EventSearch,
         where: Interval,
         y: tuple[Tensor, Tensor],
         f: tuple[Tensor, Tensor | None],

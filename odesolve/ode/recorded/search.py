@@ -16,7 +16,7 @@ LOST = "The event, or the state at it, is not finite after that."
 ULPS = 4.0  # of the time in the state's type: an event may be off by them
 
 
-class Search:
+class EventSearch:
     """What is known of an event at the beginning of the step to come: its numbers (m,), and what
     each must exceed before it counts, as it may be 0 where the solution starts. Where one of them
     is NaN, or the state at the event is not finite, ``lost`` is true: nothing can be found.

@@ -19,7 +19,7 @@ Tolerance = float | Tensor
 Callback = Callable[[float, Tensor, float], None]
 
 
-class Clock:
+class SystemClock:
     """Times (n,), kept in float64 whatever t is; moments made of them are connected to t where it
     wants gradients."""
 
@@ -81,7 +81,7 @@ class System:
 
     drift: Drift
     y0: Tensor
-    clock: Clock
+    clock: SystemClock
     rtol: Tolerance
     atol: Tolerance
     norm: Callable[[Any], Any] | None = None
