@@ -218,9 +218,8 @@ class Asinh(Grid):
         )
         u = torch.linspace(ends[0], ends[1], n + 1 - infinite, dtype=torch.float64)
         ratio = self.scale * torch.sinh(u)
-        return [start, *path.t_of_rho(ratio[:-1] if infinite else ratio[1:-1]).tolist(), stop][
-            : n + 1
-        ]
+        inner = ratio[:-1] if infinite else ratio[1:-1]
+        return [start, *path.t_of_rho(inner).tolist(), stop][: n + 1]
 
 
 @fits
@@ -244,7 +243,9 @@ class Shifted(Grid):
         start, stop = self._ends(path)
         a, b = (abs(v - path.t_data) / path.t_max for v in (start, stop))
         # The shift maps the unshifted ends to the ones asked for.
-        u = torch.linspace(a / (k - (k - 1) * a), b / (k - (k - 1) * b), n + 1, dtype=torch.float64)
+        first = a / (k - (k - 1) * a)
+        last = b / (k - (k - 1) * b)
+        u = torch.linspace(first, last, n + 1, dtype=torch.float64)
         shifted = k * u / (1 + (k - 1) * u)
         shifted[0], shifted[-1] = a, b
         away = path.t_max * shifted
@@ -328,7 +329,7 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
     if isinstance(grid, Grid):
         return grid
     if isinstance(grid, str):
-        return found(grid, NAMED)
+        return rule_named(grid, NAMED)
     if isinstance(grid, Tensor) and grid.requires_grad:
         raise OdesolveError(
             "grid requires gradients, which the times of a plan do not get: give grid.detach()"
@@ -341,7 +342,7 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
     return Listed(values=tuple(values.tolist()), rounding=_rounding(grid))
 
 
-def found(name: str, known: Mapping[str, Grid]) -> Grid:
+def rule_named(name: str, known: Mapping[str, Grid]) -> Grid:
     """The rule of this name, in any case. Raises OdesolveError with the nearest name otherwise."""
     if plain(name) not in known:
         raise unknown_grid(name, known)
@@ -389,14 +390,14 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
 def count(steps: object, name: str = "steps") -> int:
     """A number of steps: whole, at least 1, and no more than a plan holds. Raises OdesolveError for
     others."""
-    found = whole(name, steps, 1, math.inf)
-    if found > MAX_STEPS:
+    number = whole(name, steps, 1, math.inf)
+    if number > MAX_STEPS:
         raise OdesolveError(
             f"{name}={short(steps)}: a plan holds a row of coefficients for each step, of at most "
             f"{MAX_STEPS}: give fewer, or "
             "for a longer solve ode.solve(model, x, t=..., rtol=..., atol=...), which holds none"
         )
-    return found
+    return number
 
 
 def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple[float, ...]:
@@ -411,7 +412,8 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
     times = [inside(path, t, getattr(grid, "rounding", 0.0)) for t in given]
     pairs = list(itertools.pairwise(times))
     if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
-        k = next(k for k, (a, b) in enumerate(pairs) if (a > b) != (times[0] > times[-1]) or a == b)
+        falls = times[0] > times[-1]
+        k = next(k for k, (a, b) in enumerate(pairs) if (a > b) != falls or a == b)
         pair = ", ".join(_distinct(given[k], given[k + 1]))
         raise OdesolveError(
             f"the grid is not strictly monotone at t={pair}: give increasing or decreasing"
@@ -429,9 +431,9 @@ def inside(path: Path, t: float, rounding: float = 0.0) -> float:
     beyond, at = path.lam(torch.tensor([t, end], dtype=torch.float64)).tolist()
     if abs(beyond - at) <= max(LOG_SNR, rounding):
         return end
-    told, low, high = _distinct(t, low, high)
+    time, low, high = _distinct(t, low, high)
     raise OdesolveError(
-        f"the grid leaves the path's range: t={told} is not in [{low}, {high}]; give times inside"
+        f"the grid leaves the path's range: t={time} is not in [{low}, {high}]; give times inside"
     )
 
 

@@ -25,7 +25,7 @@ R = TypeVar("R")
 _holder: ContextVar[Holder | None] = ContextVar("holder", default=None)
 
 
-def held() -> Holder | None:
+def current_holder() -> Holder | None:
     """What the results of the call under way are going to hold, None where nobody will look after
     that."""
     return _holder.get()

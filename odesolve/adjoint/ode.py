@@ -112,11 +112,11 @@ class ODEGradients:
         y = with_gradients(self._mode(), want, y0, times)
         if self.adjoint == "reversible":
             self.details = self._reached(y.detach())
-        made = self.details.results
-        arrived = (made.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
+        reached = self.details.results
+        arrived = (reached.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
         # the evaluation that looked what f depends on
-        made.state[NFE] += float(want.looked and not isinstance(self.module, torch.nn.Module))
-        results = Results(torch.where(arrived, y[-1], made.y), made.state)
+        reached.state[NFE] += float(want.looked and not isinstance(self.module, torch.nn.Module))
+        results = Results(torch.where(arrived, y[-1], reached.y), reached.state)
         return solution(replace(self.details, drift=self.drift, results=results), y, [])
 
     def _slope(self, t: Time, y: Tensor, args: Arguments, part: Stretch = ANYWHERE) -> Tensor:

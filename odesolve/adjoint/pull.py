@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 
-from odesolve.adjoint.memory import held
+from odesolve.adjoint.memory import current_holder
 from odesolve.adjoint.targets import Arguments, GradientTargets
 from odesolve.errors import OdesolveError
 from odesolve.functions.graphs import first_only, gradients
@@ -124,7 +124,7 @@ class _Way:
     def shared(self) -> Callable[[], _Way]:
         """Itself for a node of the graph: weakly where the results of the call hold it, see
         ``held``."""
-        holder = held()
+        holder = current_holder()
         if holder is None:
             return lambda: self
         holder.append(self)

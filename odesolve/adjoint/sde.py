@@ -122,11 +122,11 @@ class SDEGradients:
             module, self._first, [drift.start], drift.args, self.params if recording else (), held
         )
         y = with_gradients(self._mode(want), want, drift.packed(y0))
-        made = self._reached(y.detach()) if self.adjoint == "reversible" else self.made
+        marched = self._reached(y.detach()) if self.adjoint == "reversible" else self.made
         # the evaluation that looked what f and g depend on
-        made.state[NFE] += float(want.looked and module is None)
-        arrived = (made.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
-        return Marched(y, torch.where(arrived, y[-1], made.last), made.state)
+        marched.state[NFE] += float(want.looked and module is None)
+        arrived = (marched.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
+        return Marched(y, torch.where(arrived, y[-1], marched.last), marched.state)
 
     def _first(self, ys: Sequence[Tensor], args: Arguments) -> Tensor:
         """Something that depends on all that f and g use."""

@@ -129,7 +129,7 @@ def _loaded(spec: str, wanted: Expected) -> Any:
     if where.endswith(".py") and not File(where).is_file():
         raise OdesolveError(f"{spec}: there is no file {where}")
     try:
-        value = _held(where, name, wanted)
+        value = _value_named(where, name, wanted)
     except OdesolveError as e:
         raise OdesolveError(f"{spec}: {e}") from e
     except SystemExit as e:
@@ -145,7 +145,7 @@ def _loaded(spec: str, wanted: Expected) -> Any:
     return value
 
 
-def _held(where: str, name: str, wanted: Expected) -> Any:
+def _value_named(where: str, name: str, wanted: Expected) -> Any:
     """What the module holds by this name, or what that returns."""
     module = _module(where)
     if not hasattr(module, name):

@@ -239,9 +239,9 @@ def _class(cls: type) -> Parts:
     return Parts("class", parts, ordered=False)
 
 
-def _names(seen: Names) -> Parts:
+def _names(use: Names) -> Parts:
     """A module: one of a library by its name, a user's by the members that are used."""
-    module, names = seen
+    module, names = use
     if module_in_library(module.__name__):
         return Parts("library", [("name", module.__name__)])
     held = vars(module)

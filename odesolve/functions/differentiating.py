@@ -31,20 +31,20 @@ class Differentiating:
             out = self._on_leaves(given, named)[0]
         return out if outside else each(out, Tensor.detach)
 
-    def asked(
+    def repeat(
         self,
-        asked: bool | None,
+        wanted: bool | None,
         error: Exception,
         given: Sequence[Any],
         named: Mapping[str, Any],
     ) -> Any:
         """Repeat a call that failed with this error. Raises OdesolveError unless gradients are
         asked for."""
-        if asked is not False:
+        if wanted is not False:
             outside = torch.is_grad_enabled()
             with torch.inference_mode(False), torch.enable_grad():
                 out, leaves = self._on_leaves(given, named)
-            if asked or any(wants_gradients(x, leaves) for x in tensors_in([out])):
+            if wanted or any(wants_gradients(x, leaves) for x in tensors_in([out])):
                 return out if outside else each(out, Tensor.detach)
         raise OdesolveError(
             f"{self.what} differentiates its state, of which nobody asks gradients here: let it "

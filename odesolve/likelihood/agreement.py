@@ -38,18 +38,20 @@ class LatentLaw:
     name: str
 
 
-def noted(found: LogProb, base: Any, std: float, quiet: bool = False) -> LogProb:
+def noted(density: LogProb, base: Any, std: float, quiet: bool = False) -> LogProb:
     """The result with a note where its latents cannot be of their base, by default N(0, std^2);
     warns of it unless ``quiet``."""
-    fine = [word == "ok" for word in found.status]
+    fine = [word == "ok" for word in density.status]
     if not any(fine):
-        return found
-    told = apart(found.latent.detach()[torch.tensor(fine, device=found.latent.device)], base, std)
-    if told is None:
-        return found
+        return density
+    note = apart(
+        density.latent.detach()[torch.tensor(fine, device=density.latent.device)], base, std
+    )
+    if note is None:
+        return density
     if not quiet:
-        warn(told)
-    return replace(found, notes=(*found.notes, told))
+        warn(note)
+    return replace(density, notes=(*density.notes, note))
 
 
 def apart(latent: Tensor, base: Any, std: float) -> str | None:

@@ -164,8 +164,8 @@ def _chain(
     batch = len(x)
     n = chain.count
     device = x.device
-    found = torch.zeros(draws, 2, batch, dtype=torch.float64, device=device)
-    sums, seen = (torch.zeros(batch, n, dtype=torch.float64, device=device) for _ in range(2))
+    terms = torch.zeros(draws, 2, batch, dtype=torch.float64, device=device)
+    sums, visits = (torch.zeros(batch, n, dtype=torch.float64, device=device) for _ in range(2))
     with Bar(draws * (count + 1), progress, "call") as tick:
         for draw in range(draws):
             for k in range(count):
@@ -177,14 +177,14 @@ def _chain(
                     .expand(batch)
                 )
                 term = chain.term(x, index, noise())
-                found[draw, 0] += term * (n / count)
+                terms[draw, 0] += term * (n / count)
                 sums.scatter_add_(1, index[:, None], term[:, None])
-                seen.scatter_add_(1, index[:, None], torch.ones_like(term)[:, None])
+                visits.scatter_add_(1, index[:, None], torch.ones_like(term)[:, None])
                 _tick(tick, noise)
-            found[draw, 1] = chain.data_term(x, noise())
+            terms[draw, 1] = chain.data_term(x, noise())
             _tick(tick, noise)
     prior = prior_loss(x, chain.points[0], chain.model.path.start_std(chain.points[0].t))
-    return _bound(prior, found, sums / seen, x, noise.count, chain.decoder)
+    return _bound(prior, terms, sums / visits, x, noise.count, chain.decoder)
 
 
 def _sde(
@@ -204,31 +204,31 @@ def _sde(
     path = model.path
     begin = path.t_noise if path.t_clip is None else path.t_clip
     sde = Diffusion(model, path.point(begin), path.point(path.t_min), decode, x.device)
-    found = torch.zeros(draws, 2, len(x), dtype=torch.float64, device=x.device)
+    terms = torch.zeros(draws, 2, len(x), dtype=torch.float64, device=x.device)
     with Bar(draws * (each + 1), progress, "call") as tick:
         for draw in range(draws):
             for k in range(each):
                 lam, weight = sde.level((k + noise.uniform()) / each)
-                found[draw, 0] += sde.term(x, lam, noise()) * weight / each
+                terms[draw, 0] += sde.term(x, lam, noise()) * weight / each
                 _tick(tick, noise)
-            found[draw, 1] = sde.data_term(x, noise())
+            terms[draw, 1] = sde.data_term(x, noise())
             _tick(tick, noise)
     return _bound(
-        prior_loss(x, sde.first, path.start_std(begin)), found, None, x, noise.count, decode
+        prior_loss(x, sde.first, path.start_std(begin)), terms, None, x, noise.count, decode
     )
 
 
 def _bound(
     prior: Tensor,
-    found: Tensor,
+    terms: Tensor,
     steps: Tensor | None,
     x: Tensor,
     nfe: int,
     decode: Decoder,
 ) -> Bound:
-    """``found`` (draws, 2, B) holds the sums of terms between, and the decoder's."""
-    draws, (between, last) = len(found), found.mean(0)
-    sums = found.sum(1)
+    """``terms`` (draws, 2, B) holds the sums of terms between, and the decoder's."""
+    draws, (between, last) = len(terms), terms.mean(0)
+    sums = terms.sum(1)
     stderr = sums.std(0) / draws**0.5 if draws > 1 else torch.full_like(prior, torch.nan)
     value = -(prior + between + last)
     return Bound(

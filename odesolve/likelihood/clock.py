@@ -72,20 +72,20 @@ class FieldClock:
         times: Tensor,
         order: tuple[int, int, int],
     ) -> tuple[Tensor, Tensor]:
-        found = self._answers(x, index, times, order)
-        if found is not None and not bool(self._off(found, here).any()):
-            return self._told(x, 0.0, 1)
+        answers = self._answers(x, index, times, order)
+        if answers is not None and not bool(self._off(answers, here).any()):
+            return self._verdict(x, 0.0, 1)
         # Another batch may be another rounding, and may not be possible: the same calls, all rows
         # at one time.
         same = self._answers(x, index, times.new_full((2, 3), self.at), order)
-        if found is None:
-            return self._told(x, 0.0 if same is None else 1.0, 2)
+        if answers is None:
+            return self._verdict(x, 0.0 if same is None else 1.0, 2)
         off = (
             torch.zeros(len(x), dtype=torch.bool, device=x.device)
             if same is None
-            else self._off(found, same[1])
+            else self._off(answers, same[1])
         )
-        return off.double(), self._told(x, 0.0, 2)[1]
+        return off.double(), self._verdict(x, 0.0, 2)[1]
 
     def refuse(self) -> OdesolveError:
         """The error of one that is off."""
@@ -97,7 +97,7 @@ class FieldClock:
             "of the answer go by its own row of t"
         )
 
-    def _told(self, x: Tensor, off: float, rounds: int) -> tuple[Tensor, Tensor]:
+    def _verdict(self, x: Tensor, off: float, rounds: int) -> tuple[Tensor, Tensor]:
         each = torch.full((len(x),), off, dtype=torch.float64, device=x.device)
         return each, torch.full_like(each, CALLS * rounds)
 
@@ -125,10 +125,10 @@ class FieldClock:
         return out.nan_to_num(0.0, 0.0, 0.0)
 
     @staticmethod
-    def _off(found: Tensor, known: Tensor) -> Tensor:
+    def _off(answers: Tensor, known: Tensor) -> Tensor:
         """Which samples (n,) have answers (3, n, ...) whose middle one is not the known one."""
         known = known.detach().nan_to_num(0.0, 0.0, 0.0)
-        gap, *changes = (_size(found[k] - known) for k in (1, 0, 2))
+        gap, *changes = (_size(answers[k] - known) for k in (1, 0, 2))
         rounding = ROUNDING * _size(known).square().mean().sqrt()
         return (gap > rounding) & (gap > SHARE * torch.maximum(*changes))
 

@@ -338,7 +338,7 @@ def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """A user's log-density at x (B, ...), summed over a sample where it came one per number;
     float64."""
     try:
-        found = shielded(base, "the base's log-density", at=0)(x)
+        values = shielded(base, "the base's log-density", at=0)(x)
     except OdesolveError:
         raise
     except (RuntimeError, ValueError, TypeError) as e:
@@ -347,19 +347,19 @@ def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             "give base= a density that takes "
             f"all of them ({e})"
         ) from e
-    if not isinstance(found, Tensor) or len(found) != len(x) or found.is_complex():
+    if not isinstance(values, Tensor) or len(values) != len(x) or values.is_complex():
         given = (
-            f"{found.dtype} {tuple(found.shape)}"
-            if isinstance(found, Tensor)
-            else type(found).__name__
+            f"{values.dtype} {tuple(values.shape)}"
+            if isinstance(values, Tensor)
+            else type(values).__name__
         )
         raise OdesolveError(
             f"the base's log-density is {given} for states {tuple(x.shape)}: return one number a "
             "sample, a real one"
         )
-    if found.dim() > 1:
-        return found.double().flatten(1).sum(1)
-    return found.double()
+    if values.dim() > 1:
+        return values.double().flatten(1).sum(1)
+    return values.double()
 
 
 def _determined(model: Model, t: float, c: float) -> bool:

@@ -185,7 +185,7 @@ def unresolved(values: Tensor) -> Tensor:
     )
 
 
-def held(values: Tensor) -> Tensor:
+def error_bound(values: Tensor) -> Tensor:
     """What the rule errs by at most (B,), in all but a few of a hundred samples: twice what it
     leaves out, by either account, and a little of what the rule with half of the intervals does.
 
@@ -252,7 +252,7 @@ class Nodes:
             length = self.flow.stop - self.flow.start
             values = self.traces.mean(2)
             self.change[rows] = torch.einsum("n,nbk->bk", weights, self.traces)
-            self.error[rows] = length * held(values) + self._strayed(weights) + 0.02 * tol
+            self.error[rows] = length * error_bound(values) + self._strayed(weights) + 0.02 * tol
             more = ((length * unresolved(values) > tol) & self.arrived[rows]).nonzero().flatten()
             if not len(more) or self.n == MOST:
                 return

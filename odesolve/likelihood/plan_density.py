@@ -67,9 +67,9 @@ def push(plan: Plan, model: Model, x: Tensor, tick: Tick = None) -> Pushed:
     OdesolveError for plans that draw noise or apply functions of their own, and for models with a
     classifier."""
     _check(plan, model)
-    out, found, nfe = walk(plan, model, x, _Jacobian(x), lambda t: 0.0, tick)
-    products = len(found) * x.shape[1:].numel()
-    return Pushed(out, _chained(plan, found, x), nfe, products)
+    out, jacobians, nfe = walk(plan, model, x, _Jacobian(x), lambda t: 0.0, tick)
+    products = len(jacobians) * x.shape[1:].numel()
+    return Pushed(out, _chained(plan, jacobians, x), nfe, products)
 
 
 def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
@@ -83,10 +83,10 @@ def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
     _check(plan, model)
     first, last = model.path.points([plan.grid[0], plan.grid[-1]])
     if first.rho < last.rho:
-        found = push(plan, model, x)
+        pushed = push(plan, model, x)
         std = model.path.start_std(last.t)
-        value = normal_log_density(found.x, std) + torch.linalg.slogdet(found.jacobian).logabsdet
-        return _density(value, std / _singular(found.jacobian)[:, 0], found.x, found)
+        value = normal_log_density(pushed.x, std) + torch.linalg.slogdet(pushed.jacobian).logabsdet
+        return _density(value, std / _singular(pushed.jacobian)[:, 0], pushed.x, pushed)
     z, nfe, products = _inverted(plan, model, x)
     if torch.is_grad_enabled():
         # one more step, of value 0, which depends on x and the parameters as the latent does
@@ -180,7 +180,7 @@ class _Jacobian:
         return line.out, line.pull(self.units.expand(-1, len(x), -1)).transpose(0, 1)
 
 
-def _chained(plan: Plan, found: list[Tensor], x: Tensor) -> Tensor:
+def _chained(plan: Plan, jacobians: list[Tensor], x: Tensor) -> Tensor:
     """The Jacobian of the result, from those of the evaluations in order, which are used up."""
     dim = x.shape[1:].numel()
     values = {START: torch.eye(dim, dtype=torch.float64, device=x.device).expand(len(x), -1, -1)}
@@ -192,7 +192,7 @@ def _chained(plan: Plan, found: list[Tensor], x: Tensor) -> Tensor:
                 values.pop(name, None)
 
     def evaluate(k: int, i: Evaluate) -> None:
-        values[i.output] = found.pop(0).double() @ values[i.input]
+        values[i.output] = jacobians.pop(0).double() @ values[i.input]
         spend(k, i)
 
     def combine(k: int, i: Combine) -> None:
@@ -227,15 +227,15 @@ def _inverted(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tens
             jacobian[todo], (x - image)[todo]
         )
         trial = push(plan, model.rows(todo, len(x)), z[todo] + move)
-        found = _rms(x[todo] - trial.x)
-        better = found < (1 - 1e-4 * step[todo]) * residual[todo]
+        distances = _rms(x[todo] - trial.x)
+        better = distances < (1 - 1e-4 * step[todo]) * residual[todo]
         rows = todo[better]
         z[rows], image[rows], jacobian[rows] = (
             (z[todo] + move)[better],
             trial.x[better],
             trial.jacobian[better],
         )
-        residual[rows] = found[better]
+        residual[rows] = distances[better]
         step[todo] = torch.where(better, (2 * step[todo]).clamp_max(1.0), 0.5 * step[todo])
         runs[todo] += 1
     return z, calls + runs * at.nfe, runs * at.products

@@ -4,7 +4,7 @@ many, the reverse SDE."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,15 +92,16 @@ class Chain:
                 "grid, or steps=2"
             )
         fresh = [-math.expm1(2.0 * (s.lam - t.lam)) for s, t in pairs]
+        steps = list(zip(pairs, fresh, strict=True))
 
-        def made(values) -> Tensor:
+        def tensor_of(values: Iterable[float]) -> Tensor:
             return torch.tensor(list(values), dtype=torch.float64, device=device)
 
-        self.small = made(math.log(t.sigma**2 * q) for (_, t), q in zip(pairs, fresh, strict=True))
-        self.large = made(math.log(s.sigma**2 * q) for (s, _), q in zip(pairs, fresh, strict=True))
-        self.lead = made(t.alpha * q for (_, t), q in zip(pairs, fresh, strict=True))
+        self.small = tensor_of(math.log(t.sigma**2 * q) for (_, t), q in steps)
+        self.large = tensor_of(math.log(s.sigma**2 * q) for (s, _), q in steps)
+        self.lead = tensor_of(t.alpha * q for (_, t), q in steps)
         self.alpha, self.sigma, self.t = (
-            made(getattr(p, name) for p in self.points) for name in ("alpha", "sigma", "t")
+            tensor_of(getattr(p, name) for p in self.points) for name in ("alpha", "sigma", "t")
         )
 
     @property

@@ -66,10 +66,10 @@ def _show(callback: Callback, step: run.Step) -> None:
     with torch.inference_mode(False):  # whose tensors do not tell whether they were written to
         given = [None if v is None else v.clone() for v in (step.x, step.data)]
     before = [None if v is None else v._version for v in given]
-    told = callback(replace(step, x=given[0], data=given[1]))  # type: ignore[arg-type]
-    if told is not None:
+    answer = callback(replace(step, x=given[0], data=given[1]))  # type: ignore[arg-type]
+    if answer is not None:
         raise OdesolveError(
-            f"callback returned {type(told).__name__}, and only watches: let it return nothing; "
+            f"callback returned {type(answer).__name__}, and only watches: let it return nothing; "
             "to stop a solve or to change it "
             f"{INSTEAD}"
         )

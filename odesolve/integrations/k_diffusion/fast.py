@@ -52,7 +52,7 @@ def sample_dpm_fast(
     t = torch.linspace(-math.log(high), -math.log(low), count + 1, dtype=torch.float64)
     sigmas = torch.exp(-t)
     sigmas[0], sigmas[-1] = high, low
-    told = (
+    report = (
         None
         if callback is None
         else lambda info: callback({**info, "t": t[info["i"]], "t_up": t[info["i"]]})
@@ -60,7 +60,7 @@ def sample_dpm_fast(
     options = {"orders": orders, "eta": level("eta", eta), "s_noise": level("s_noise", s_noise)}
     if not eta:
         noise_sampler = None
-    return solve(dpm_fast, model, x, sigmas, extra_args, told, disable, noise_sampler, **options)
+    return solve(dpm_fast, model, x, sigmas, extra_args, report, disable, noise_sampler, **options)
 
 
 def ends(sigma_min: float | Tensor, sigma_max: float | Tensor) -> tuple[float, float]:
@@ -113,5 +113,5 @@ def _lower(w: Writer, eta: float) -> list[Point]:
         return [t for _, t in w.steps]
     last = w.points[-1]
     lower = [t.rho * math.sqrt(max(eta_split(s, t, eta).kept, 0.0)) for s, t in w.steps]
-    found = w.path.points(w.path.t_of_rho(torch.tensor(lower, dtype=torch.float64)))
-    return [p if p.rho > last.rho else last for p in found]
+    points = w.path.points(w.path.t_of_rho(torch.tensor(lower, dtype=torch.float64)))
+    return [p if p.rho > last.rho else last for p in points]

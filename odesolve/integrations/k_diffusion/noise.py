@@ -34,12 +34,12 @@ def default_noise_sampler(x: Tensor, seed: int | None = None) -> NoiseSampler:
     own, calls = keys_of(x.shape[0], seed, None, x.device), itertools.count(STEPS)
 
     def draw(sigma: Any, sigma_next: Any) -> Tensor:
-        return drawn(x, own, next(calls))
+        return normals_like(x, own, next(calls))
 
     return draw
 
 
-def drawn(x: Tensor, keys: Tensor, stream: int) -> Tensor:
+def normals_like(x: Tensor, keys: Tensor, stream: int) -> Tensor:
     """The normals of a stream in the form of x."""
     out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
     normal(out, keys, stream)

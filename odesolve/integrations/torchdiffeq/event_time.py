@@ -61,10 +61,9 @@ def _slopes(
     """dy/dt at the event, connected to nothing; func may differentiate its y."""
     with torch.enable_grad():
         leaves = tuple(x.detach().requires_grad_() for x in y)
-        found = func(t.to(y[0].real.dtype), leaves if is_tuple else leaves[0])
-    return [
-        f.detach().reshape(x.shape) for f, x in zip(found if is_tuple else (found,), y, strict=True)
-    ]
+        slopes = func(t.to(y[0].real.dtype), leaves if is_tuple else leaves[0])
+    pieces = slopes if is_tuple else (slopes,)
+    return [f.detach().reshape(x.shape) for f, x in zip(pieces, y, strict=True)]
 
 
 def _rates(
@@ -81,12 +80,12 @@ def _rates(
     rates = []
     for value in values.unbind():
         inputs = (at, *states)
-        found = (
+        gradients = (
             torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True)
             if value.requires_grad
             else ()
         )
-        pairs = zip((torch.ones_like(at), *slopes), found, strict=False)
+        pairs = zip((torch.ones_like(at), *slopes), gradients, strict=False)
         along = [(f * g.conj()).real.sum().to(value) for f, g in pairs if g is not None]
         rates.append(sum(along, torch.zeros_like(value)).detach())
     return torch.stack(rates)
