@@ -141,9 +141,9 @@ def _whole(x: Any, levels: int, low: float, high: float) -> Tensor:
         exact = (wide - low) / (high - low) * (levels - 1)
         k = exact.round()
         # Floats of any width are taken as they were rounded: bfloat16 keeps 8 bits of a number.
-        rounding = (
-            2 * (levels - 1) * torch.finfo(x.dtype).eps * max(abs(low), abs(high)) / (high - low)
-        )
+        eps = torch.finfo(x.dtype).eps
+        largest = max(abs(low), abs(high))
+        rounding = 2 * (levels - 1) * eps * largest / (high - low)
         off = (exact - k).abs().max() if x.numel() else torch.zeros(())
         if not bool(off <= max(rounding, 1e-6)):
             raise OdesolveError(

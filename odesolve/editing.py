@@ -158,7 +158,8 @@ def interpolate(
     assert isinstance(second, Tensor)
     noises = slerp(first, second, shares)
     every = model.rows(torch.arange(len(a)).repeat(len(shares)), len(a))
-    x = sample(every, state=noises.flatten(0, 1), solver=solver, steps=steps, grid=grid, **options)
+    state = noises.flatten(0, 1)
+    x = sample(every, state=state, solver=solver, steps=steps, grid=grid, **options)
     assert isinstance(x, Tensor)
     return x.view(len(shares), *a.shape)
 

@@ -243,8 +243,7 @@ class Shifted(Grid):
         start, stop = self._ends(path)
         a, b = (abs(v - path.t_data) / path.t_max for v in (start, stop))
         # The shift maps the unshifted ends to the ones asked for.
-        first = a / (k - (k - 1) * a)
-        last = b / (k - (k - 1) * b)
+        first, last = (end / (k - (k - 1) * end) for end in (a, b))
         u = torch.linspace(first, last, n + 1, dtype=torch.float64)
         shifted = k * u / (1 + (k - 1) * u)
         shifted[0], shifted[-1] = a, b
@@ -371,10 +370,12 @@ def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
 def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
     """Times of noise-to-signal ratios (n,), float64 on the host, moved and refused as by
     ``sigmas``; 0 is the data end."""
-    first, last = path.lam(torch.tensor([path.t_noise, path.t_data], dtype=torch.float64)).tolist()
+    ends = torch.tensor([path.t_noise, path.t_data], dtype=torch.float64)
+    first, last = path.lam(ends).tolist()
     lam = -torch.log(rho)
     inside = lam.clamp(first, last)
-    near = (lam == inside) | ((lam - inside).abs() <= max(LOG_SNR, rounding)) | (rho == 0.0)
+    beside = (lam - inside).abs() <= max(LOG_SNR, rounding)
+    near = (lam == inside) | beside | (rho == 0.0)
     if not bool(near.all()):
         lowest = 0.0 if float(path.sigma(path.t_data)) == 0.0 else math.exp(-last)
         sigma, low, high = _distinct(float(rho[~near][0]), lowest, math.exp(-first))
@@ -388,8 +389,7 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
 
 
 def count(steps: object, name: str = "steps") -> int:
-    """A number of steps: whole, at least 1, and no more than a plan holds. Raises OdesolveError for
-    others."""
+    """A whole number of steps, from 1 to what a plan holds. Raises OdesolveError for others."""
     number = whole(name, steps, 1, math.inf)
     if number > MAX_STEPS:
         raise OdesolveError(
@@ -422,8 +422,7 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
 
 
 def inside(path: Path, t: float, rounding: float = 0.0) -> float:
-    """A time of the path, or the end that it lies beyond by no more than rounding. Raises
-    OdesolveError farther outside."""
+    """A time of the path, or an end that it passes by rounding. OdesolveError farther outside."""
     low, high = sorted((path.t_noise, path.t_data))
     end = min(max(t, low), high)
     if t == end or abs(t - end) <= max(ROUNDING, rounding) * (high - low):
@@ -438,12 +437,12 @@ def inside(path: Path, t: float, rounding: float = 0.0) -> float:
 
 
 def _rounding(values: object) -> float:
-    """Rounding of half-precision numbers, where these are some, relative to their size."""
+    """The rounding of numbers in half precision relative to their size; 0 for wider ones."""
     return HALF.get(str(getattr(values, "dtype", "")).rpartition(".")[2], 0.0)
 
 
 def _distinct(value: float, *others: float) -> list[str]:
-    """Numbers with as many digits as tell the first from the others."""
+    """The numbers as text, with enough digits to tell the first from the others."""
     for digits in range(6, 18):
         texts = [f"{v:.{digits}g}" for v in (value, *others)]
         if texts[0] not in texts[1:]:

@@ -302,7 +302,8 @@ class Mixture:
         if vectors is not None:
             z = torch.einsum("bki,kij->bkj", z, vectors)
         v = (a[..., None] ** 2 * variances + s[..., None] ** 2).expand(z.shape)
-        logits = log_w - 0.5 * (z**2 / v).sum(2) - 0.5 * torch.log(v).sum(2)
+        squares = (z**2 / v).sum(2)
+        logits = log_w - 0.5 * squares - 0.5 * torch.log(v).sum(2)
         return logits, z, v, means, vectors, variances
 
     def _tensors(self, like: Tensor):

@@ -113,7 +113,8 @@ def load_model(spec: str) -> Model:
 
 
 class Expected(NamedTuple):
-    """What a module is to hold: its type, what it is called, how one writes it, and an example."""
+    """What a module should hold: its type, what messages call it, how it is written, and an
+    example."""
 
     kind: type
     noun: str
@@ -146,7 +147,7 @@ def _loaded(spec: str, wanted: Expected) -> Any:
 
 
 def _value_named(where: str, name: str, wanted: Expected) -> Any:
-    """What the module holds by this name, or what that returns."""
+    """The module's value of this name, or what a function of this name returns."""
     module = _module(where)
     if not hasattr(module, name):
         public = [n for n in dir(module) if not n.startswith("_")]

@@ -1,4 +1,4 @@
-"""Functions of users that differentiate their state: they are called so that they can."""
+"""Functions of users that differentiate their own state: the way to call them."""
 
 from __future__ import annotations
 

@@ -96,9 +96,8 @@ def table() -> str:
     head = ("odesolve", "diffusers", "A1111", "ComfyUI", "k-diffusion")
     rows = [head, *map(_cells, ROWS)]
     widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
-    ]
+    padded = [[c.ljust(w) for c, w in zip(r, widths, strict=True)] for r in rows]
+    lines = ["| " + " | ".join(cells) + " |" for cells in padded]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
 

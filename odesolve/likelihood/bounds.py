@@ -66,7 +66,7 @@ class Bound:
         """-log2 P / D, an upper bound (B,). Of a density, of data that take ``levels`` equally wide
         values in [low, high].
 
-        A discrete decoder's value is of probabilities already: the arguments are of no use then.
+        A discrete decoder's value is of probabilities already, and the arguments are not used.
         """
         check_width(levels, low, high)
         bits = -self.value / (self.dim * math.log(2.0))
@@ -116,10 +116,10 @@ def elbo(
             the probability that it gives a value, of ``levels`` from ``low`` to ``high``. The
             variance is beta of the last step unless it is learned; of the SDE it is sigma^2 /
             alpha^2.
-        terms: of the chain evaluate only so many of the terms between, a random one of each of so
-            many equal shares.
-        evaluations: of the SDE's integrand, of all draws together, which have one decoder's
-            evaluation each besides.
+        terms: how many of the chain's terms between are evaluated: the chain is cut into that many
+            equal shares, and one random term is taken from each.
+        evaluations: how often the SDE's integrand is evaluated, over all draws together; each draw
+            has one evaluation of the decoder besides.
         draws: independent estimates; their spread gives ``stderr``. By default 1 of a chain, 4 of
             the SDE.
         seed, ids: of the noise, as for ``ode.sample``: a sample's estimate does not depend on the
@@ -199,7 +199,7 @@ def _sde(
     each = evaluations // draws
     if each < 1:
         raise OdesolveError(
-            f"evaluations={short(evaluations)} for {draws} draws: give at least one a draw"
+            f"evaluations={short(evaluations)} for {draws} draws: give at least one per draw"
         )
     path = model.path
     begin = path.t_noise if path.t_clip is None else path.t_clip
@@ -245,8 +245,8 @@ def _bound(
 
 
 class _Noise:
-    """Normal numbers like x for one evaluation after the other, each from its own stream, and a
-    uniform number with them."""
+    """Normal numbers of the shape of x, one stream per evaluation, and uniform numbers (B,) beside
+    them."""
 
     def __init__(self, x: Tensor, keys: Tensor):
         self.x = x

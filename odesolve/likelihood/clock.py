@@ -54,9 +54,8 @@ class FieldClock:
         """Which samples (n,) have another answer at ``at`` than ``here`` (n, ...) where the others
         have other times, as 0 or 1, and the evaluations (n,) that this took."""
         low, high, higher = self.others
-        times = torch.tensor(
-            [[low, self.at, high], [higher, self.at, high]], dtype=torch.float64, device=x.device
-        )
+        rounds = [[low, self.at, high], [higher, self.at, high]]
+        times = torch.tensor(rounds, dtype=torch.float64, device=x.device)
         off, calls = self._look(x, index, here, times, ORDER)
         if bool(off.any()) or not (self.batched or len(x) <= FEW):
             return off, calls
@@ -88,7 +87,7 @@ class FieldClock:
         return off.double(), self._verdict(x, 0.0, 2)[1]
 
     def refuse(self) -> OdesolveError:
-        """The error of one that is off."""
+        """The error for a field that answers for other times."""
         return OdesolveError(
             f"{self.name} answers for a sample's time by the times of other samples (one time for "
             "all, as t[0] or t.mean() is?), "
@@ -147,7 +146,8 @@ def _calls(
     if batched:
         # the middle row is one's second of three, or one's first
         inner = TURNED if n % 2 else ORDER
-        kinds = torch.tensor([order if k in (0, n - 1) else inner for k in range(n)], device=device)
+        orders = [order if k in (0, n - 1) else inner for k in range(n)]
+        kinds = torch.tensor(orders, device=device)
         yield rows.repeat_interleave(3), kinds.flatten()
         return
     for k in range(3):
@@ -159,7 +159,7 @@ def _size(x: Tensor) -> Tensor:
 
 
 def of_velocity(flow: VelocityFlow, at: float) -> FieldClock:
-    """A velocity's, which answered at clock time ``at``."""
+    """The clock of a velocity that answered at clock time ``at``."""
 
     def ask(y: Tensor, index: Tensor, u: Tensor) -> Tensor:
         return flow.field(u.to(y.dtype), index)(y)
@@ -168,8 +168,8 @@ def of_velocity(flow: VelocityFlow, at: float) -> FieldClock:
 
 
 def of_path(flow: PathFlow, ask: Ask, at: float, batched: bool) -> FieldClock:
-    """A model's, which answered at the path's time ``at``; discrete ones are asked at their
-    training times."""
+    """The clock of a model that answered at the path's time ``at``; discrete models are asked at
+    their training times."""
     t = flow.times(torch.tensor(_between(flow, OF_PATH), dtype=torch.float64))
     steps = flow.model.path.training_steps
     if steps is not None:
@@ -186,6 +186,6 @@ def _between(
 
 
 def needed(control: str | None, in_turn: bool, samples: int) -> bool:
-    """Whether rows of different times meet in a call: where nothing holds them to one, and there
-    are several in a call."""
+    """Whether rows of different times can meet in a call: where nothing holds them to one time and
+    a call has several rows."""
     return control != "batch" and (samples > 1 or not in_turn)

@@ -129,11 +129,8 @@ def look(
 def _direction(x: Tensor, seed: int, size: float) -> Tensor:
     """A random step from x (B, ...), of this size relative to each sample's numbers."""
     scale = x.flatten(1).square().mean(1).sqrt()
-    return (
-        _normal(x, seed + 1)
-        * size
-        * torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (x.dim() - 1))
-    )
+    scale = torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (x.dim() - 1))
+    return _normal(x, seed + 1) * size * scale
 
 
 def _off(

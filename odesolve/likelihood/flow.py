@@ -115,7 +115,8 @@ class PathFlow:
         # y = (x / alpha) cos(u) / c at the data's end, the latent is x itself at the other one.
         self.scale = math.cos(self.start) / self.c
         self.spread = math.hypot(self.end.alpha * self.c, self.end.sigma)
-        self.volume = like.shape[1:].numel() * (math.log(self.scale) + math.log(self.spread))
+        growth = math.log(self.scale) + math.log(self.spread)
+        self.volume = like.shape[1:].numel() * growth
 
     def _angle(self, p) -> float:
         return math.atan2(p.sigma, p.alpha * self.c)
@@ -191,7 +192,8 @@ class PathFlow:
         cos = math.cos(self.stop)
         index = torch.arange(self.batch, device=y.device)
         u = y.new_full((len(y),), self.stop, dtype=torch.float64)
-        at_zero = -self.c * sin * self.field(u, index)(torch.zeros_like(y)).double().flatten(1)
+        slope_at_zero = self.field(u, index)(torch.zeros_like(y))
+        at_zero = -self.c * sin * slope_at_zero.double().flatten(1)
         at_x = self.c * (cos * y - sin * slope).double().flatten(1)
         rho2 = self.end.rho**2
         z = (x / self.end.alpha).double().flatten(1)
@@ -245,9 +247,8 @@ class PathFlow:
         at = truncation.angles(self.start, self.stop)
         after = self.ask(at[1], y, probes)
         index = torch.arange(self.batch, device=y.device)
-        wider = [
-            self.field(y.new_full((len(y),), u, dtype=torch.float64), index)(y) for u in at[2:]
-        ]
+        times = [y.new_full((len(y),), u, dtype=torch.float64) for u in at[2:]]
+        wider = [self.field(u, index)(y) for u in times]
         return truncation.estimate(at, y, [slope, after.slope, *wider], (trace, after.trace))
 
 
@@ -370,7 +371,7 @@ def _determined(model: Model, t: float, c: float) -> bool:
 
 
 def _plain(path: Path) -> Path:
-    """The path, not flipped."""
+    """The path without its flip."""
     return path.base if isinstance(path, Flipped) else path
 
 

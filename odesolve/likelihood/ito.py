@@ -150,7 +150,7 @@ class _ItoStep:
         return value, variance
 
     def _step_noise(self, like: Tensor, keys: Tensor) -> Tensor:
-        """The noise that the step added."""
+        """The noise (B, ...) that the step added."""
         out = torch.empty_like(like)
         streams = [k for name in self.noise if (k := stream_of(name)) is not None]
         normal_sums((out,), keys, streams, (list(self.noise.values()),))

@@ -51,8 +51,7 @@ def encoding_plan(
 
 
 def _between(rule: grids.Grid, times: tuple[float, float] | None, path: Path) -> grids.Grid:
-    """The rule with the ends that it has not got; ``times`` and ends of its own do not go
-    together."""
+    """The rule with ends at ``times``. Raises OdesolveError for a rule that has ends of its own."""
     if times is None:
         if rule.stop is not None:
             return rule
@@ -89,7 +88,8 @@ def integrate(
         else log_density(base, carried.x)
     )
     count = torch.ones(len(x), dtype=torch.int64, device=x.device)
-    finite = torch.isfinite(carried.change).all(1) & torch.isfinite(carried.x.flatten(1)).all(1)
+    known = torch.isfinite(carried.change).all(1)
+    finite = known & torch.isfinite(carried.x.flatten(1)).all(1)
     status = ["ok" if ok else "diverged" for ok in finite.tolist()]
     volume = x.shape[1:].numel() * math.log(first.alpha)
     costs = count * carried.nfe, count * carried.products

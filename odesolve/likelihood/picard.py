@@ -261,7 +261,8 @@ class Trajectory:
             [a.repeat_interleave(len(g.rows)) for a, g in zip(u, groups, strict=True)]
         )
         index = torch.cat([g.rows.repeat(g.n + 1) for g in groups])
-        states = torch.cat([g.y.flatten(0, 1) for g in groups]).to(self.like.dtype)
+        states = torch.cat([g.y.flatten(0, 1) for g in groups])
+        states = states.to(self.like.dtype)
         states = states.unflatten(1, self.like.shape[1:])
         answers = [
             self.flow.field(angles[p], index[p])(states[p])
@@ -278,21 +279,23 @@ class Trajectory:
     def at(self, u: Tensor) -> Tensor:
         """The state at angles (m,): (m, B, ...)."""
         out = self._read(u, integrals_to)
-        return (
-            (self.start + self.length * out).to(self.like.dtype).unflatten(2, self.like.shape[1:])
-        )
+        states = (self.start + self.length * out).to(self.like.dtype)
+        return states.unflatten(2, self.like.shape[1:])
 
     def slope_at(self, u: Tensor) -> Tensor:
         """Its slope, dy/du, of the same shape."""
-        return self._read(u, values_at).to(self.like.dtype).unflatten(2, self.like.shape[1:])
+        slopes = self._read(u, values_at).to(self.like.dtype)
+        return slopes.unflatten(2, self.like.shape[1:])
 
     def _read(self, u: Tensor, matrix: Callable[[int, tuple[float, ...]], Tensor]) -> Tensor:
         out = self.start.new_empty(len(u), *self.start.shape)
-        s = tuple(((u.double() - self.flow.start) / self.length).clamp(0.0, 1.0).tolist())
+        shares = (u.double() - self.flow.start) / self.length
+        s = tuple(shares.clamp(0.0, 1.0).tolist())
         for g in self.done:
             if len(g.rows):
                 assert g.curve is not None
-                out[:, g.rows] = torch.einsum("kl,lbd->kbd", matrix(g.n, s).to(self.start), g.curve)
+                weights = matrix(g.n, s).to(self.start)
+                out[:, g.rows] = torch.einsum("kl,lbd->kbd", weights, g.curve)
         return out
 
 

@@ -13,7 +13,7 @@ CONTROLS = ("sample", "batch")
 
 
 def check_control(control: str | None) -> None:
-    """Raise OdesolveError for a control that there is not."""
+    """Raise OdesolveError for an unknown control."""
     if control not in (None, *CONTROLS):
         raise unknown("control", control, CONTROLS)
 
@@ -64,7 +64,8 @@ class OneTime:
     def _with_one_time(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if not self.number:
             return args
-        return *args[: self.at], args[self.at].flatten()[0], *args[self.at + 1 :]
+        number = args[self.at].flatten()[0]
+        return *args[: self.at], number, *args[self.at + 1 :]
 
 
 def of_one_time(model: Any) -> Any:

@@ -115,7 +115,8 @@ class Chain:
 
     def term_of(self, x: Tensor, k: Tensor, data: Tensor, share: Tensor) -> Tensor:
         """Terms (B,) of numbers k (B,) by what ``data`` or ``read`` returned."""
-        small, large, lead = (column(c[k], x.double()) for c in (self.small, self.large, self.lead))
+        terms = (self.small, self.large, self.lead)
+        small, large, lead = (column(term[k], x.double()) for term in terms)
         log_var = small + share * (large - small)
         error = lead * (x.double() - data)
         spread = torch.expm1(small - log_var)
@@ -210,7 +211,8 @@ class Diffusion:
         alpha = path.alpha(t)
         sigma = path.sigma(t)
         noisy = column(alpha, x) * x + column(sigma, x) * eps
-        return (eps - self.model.noise(noisy, t)).double().flatten(1).square().sum(1)
+        error = eps - self.model.noise(noisy, t)
+        return error.double().flatten(1).square().sum(1)
 
     def data_term(self, x: Tensor, eps: Tensor) -> Tensor:
         """-log p(x0 | x) (B,) at the last level: around the data prediction, of variance sigma^2 /
@@ -224,4 +226,5 @@ class Diffusion:
         )
         if self.decoder.levels is not None:
             return loss
-        return loss + 0.5 * (x.shape[1:].numel() - eps.double().flatten(1).square().sum(1))
+        squares = eps.double().flatten(1).square().sum(1)
+        return loss + 0.5 * (x.shape[1:].numel() - squares)

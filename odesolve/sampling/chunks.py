@@ -146,7 +146,8 @@ def _missing(like: Result, n: int) -> Result:
         if isinstance(value, Tensor):
             # of a sample that failed as of any that does
             known = f.name == "stderr" or not value.is_floating_point()
-            blank[f.name] = value.new_full((n, *value.shape[1:]), 0 if known else torch.nan)
+            fill = 0 if known else torch.nan
+            blank[f.name] = value.new_full((n, *value.shape[1:]), fill)
     return replace(like, **blank)  # type: ignore[type-var]
 
 

@@ -68,7 +68,8 @@ def _homeless(options: dict) -> UnknownOption:
 def check_start(plan: Plan, model: Model, noise: object) -> None:
     """Raise OdesolveError for noise that is to start a plan from the data to the noise; warn where
     it alone is no start."""
-    first, last = (abs(t - model.path.t_data) for t in (plan.grid[0], plan.grid[-1]))
+    ends = (plan.grid[0], plan.grid[-1])
+    first, last = (abs(t - model.path.t_data) for t in ends)
     if noise is not None and first < last:
         raise OdesolveError(
             f"this plan goes from the data at t={plan.grid[0]:.6g} to the noise: give data as "

@@ -156,7 +156,8 @@ class Parareal:
         times = {s: plan.evaluations[s].t for s in starts}
         last = plan.grid[-1]
         steps = [
-            next((s for s, t in times.items() if _same(t, at)), None) for at in coarse.grid[:-1]
+            next((step for step, t in times.items() if _same(t, at)), None)
+            for at in coarse.grid[:-1]
         ]
         first = [s for s in steps if s is not None]
         if (

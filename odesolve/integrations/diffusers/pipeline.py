@@ -121,9 +121,8 @@ def from_pipeline(
 def _time(trained: Trained, recorded: Recorded) -> dict[str, Any]:
     """How the network is told the time: as the scheduler writes it, times what the pipeline made of
     that."""
-    network_time, pipeline_time = (
-        float(torch.as_tensor(v).flatten()[0]) for v in (recorded.calls[0].time, recorded.timestep)
-    )
+    times = (recorded.calls[0].time, recorded.timestep)
+    network_time, pipeline_time = (float(torch.as_tensor(v).flatten()[0]) for v in times)
     ratio = network_time / pipeline_time if pipeline_time else 1.0
     if abs(ratio - 1.0) < 1e-2:  # half-precision pipelines round their times
         ratio = 1.0
@@ -132,7 +131,8 @@ def _time(trained: Trained, recorded: Recorded) -> dict[str, Any]:
 
     def time(path: Any, t: Tensor) -> Tensor:
         levels = trained.levels_at(t.detach().double().cpu().flatten().tolist())
-        return ratio * torch.from_numpy(trained.time(levels)).reshape(t.shape).to(t.device, t.dtype)
+        network_times = torch.from_numpy(trained.time(levels)).reshape(t.shape)
+        return ratio * network_times.to(t.device, t.dtype)
 
     if trained.kind == "flow" and not trained.inverted:
         return {"time": "t", "time_scale": ratio * trained.steps}

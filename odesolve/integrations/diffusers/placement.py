@@ -263,7 +263,8 @@ def _flow(
 def _karras_flow(config: Mapping[str, Any], n: int) -> np.ndarray:
     """Karras levels of sigma/alpha, as those of a flow."""
     bar = alphas_cumprod(config).numpy().astype(np.float64)
-    low, high = _ends(config, (((1 - a) / a) ** 0.5 for a in bar[[0, -1]]))
+    ratios = (((1 - a) / a) ** 0.5 for a in bar[[0, -1]])
+    low, high = _ends(config, ratios)
     ratio = kinds.spaced("karras", n, low, high)
     return ratio / (1 + ratio)
 

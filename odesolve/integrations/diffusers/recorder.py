@@ -185,7 +185,8 @@ def _half(call: RecordedCall, k: int, batch: int) -> RecordedCall:
 
 
 def _mixed(cond: RecordedCall, uncond: RecordedCall, mixed: Tensor, sample: Tensor) -> Branches:
-    a, b, m = (_like(t, sample).double() for t in (uncond.output, cond.output, mixed))
+    outputs = (uncond.output, cond.output, mixed)
+    a, b, m = (_like(output, sample).double() for output in outputs)
     gap = b - a
     size = float(gap.square().sum())
     scale = float(((m - a) * gap).sum()) / size if size > 0 else 1.0
@@ -218,8 +219,10 @@ def _conditions(call: RecordedCall, sample: Tensor) -> dict[str, Any]:
 
 def axis_of(larger: torch.Size, smaller: torch.Size) -> int:
     """The one axis along which a shape is larger. Raises OdesolveError where there is none."""
-    differ = [k for k, (a, b) in enumerate(zip(larger, smaller, strict=False)) if a != b]
-    if len(larger) != len(smaller) or len(differ) != 1 or larger[differ[0]] < smaller[differ[0]]:
+    sizes = enumerate(zip(larger, smaller, strict=False))
+    differ = [k for k, (a, b) in sizes if a != b]
+    one_axis = len(larger) == len(smaller) and len(differ) == 1
+    if not one_axis or larger[differ[0]] < smaller[differ[0]]:
         raise OdesolveError(
             f"the network's input has shape {tuple(larger)} for latents of shape "
             f"{tuple(smaller)}: a pipeline that lays "

@@ -176,9 +176,8 @@ def noise_kept(plan: Plan, path: Path, fn: str) -> Plan:
             noise = f"{data}.noise"
             raw = f"{data}.raw"
             out.append(replace(i, output=noise, quantity="noise"))
-            out.append(
-                Combine((Output(raw),), (state, noise), ((1 / at.alpha, -at.sigma / at.alpha),))
-            )
+            weights = (1 / at.alpha, -at.sigma / at.alpha)
+            out.append(Combine((Output(raw),), (state, noise), (weights,)))
             out.append(Apply(fn, raw, data, i.t))
             continue
         assert isinstance(i, Combine)

@@ -373,6 +373,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         return {"config": dict(self.config), "state": state}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        self._on({k: v for k, v in saved["config"].items() if not k.startswith("_")})
+        config = saved["config"].items()
+        self._on({name: value for name, value in config if not name.startswith("_")})
         if saved["state"] is not None:
             self.load_state_dict(saved["state"])

@@ -130,7 +130,8 @@ class _FunctionProbe:
                 f"{who} draws noise that is no noise_sampler's, which cannot be told from its "
                 "result: give one without (no churn)"
             )
-        matrix = all_of(units(count, self.sigmas.dtype), 1).reshape(self.calls + 1, -1).double()
+        columns = all_of(units(count, self.sigmas.dtype), 1)
+        matrix = columns.reshape(self.calls + 1, -1).double()
         check_linear(matrix, values, once, who)
         large = 100.0 * values  # what clips or thresholds lets small values pass
         check_linear(matrix, large, all_of(large, 1), who)
@@ -165,7 +166,8 @@ def _streams(who: str, probe: _FunctionProbe, matrix: Tensor) -> list[str]:
     path overlap."""
     used = (matrix[:, 1 + probe.calls :] != 0).any(dim=0).tolist()
     kept = [span for span, is_used in zip(probe.intervals, used, strict=True) if is_used]
-    if any(a[1] < b[0] or a[0] <= b[0] for a, b in itertools.pairwise(kept)):
+    spans = itertools.pairwise(kept)
+    if any(a[1] < b[0] or a[0] <= b[0] for a, b in spans):
         raise OdesolveError(
             f"{who} asks for noise of intervals that overlap, whose parts a plan would draw "
             "independently: import it with eta=0, "

@@ -39,7 +39,8 @@ def check_linear(matrix: Tensor, values: Tensor, results: Tensor, who: str) -> N
         raise not_finite(who)
     flat = values.reshape(len(values), -1).double()
     size = matrix.abs().double() @ flat.abs()
-    wrong = (matrix.double() @ flat - results.reshape(len(results), -1).double()).abs()
+    right = results.reshape(len(results), -1).double()
+    wrong = (matrix.double() @ flat - right).abs()
     worst = float((wrong / size.clamp_min(1e-300)).nan_to_num(math.inf).max())
     if worst > LINEAR:
         raise OdesolveError(

@@ -168,7 +168,9 @@ class _SchedulerProbe:
                     if hasattr(peer, "scale_model_input")
                     else sample
                 )
-                result = peer.step(values[2 * k + 1].clone(), t, values[2 * k].clone(), **extra)
+                answer = values[2 * k + 1].clone()
+                state = values[2 * k].clone()
+                result = peer.step(answer, t, state, **extra)
                 results.append(result[0] if isinstance(result, tuple) else result.prev_sample)
         return inputs, results
 
@@ -275,7 +277,8 @@ def _plan(
     data = []
     for k, done in enumerate(finished):
         data.append(rows.evaluate(states[k], times[k]))
-        weights = (scales[k + 1] * matrix[k, : 2 * (k + 1)]).view(-1, 2).tolist()
+        row = matrix[k, : 2 * (k + 1)]
+        weights = (scales[k + 1] * row).view(-1, 2).tolist()
         total: dict[str, float] = {}
         size: dict[str, float] = {}
         for (of_state, of_output), scale, (kx, kf), state, pred in zip(
@@ -314,9 +317,8 @@ def _shares(who: str, net: _Network, times: list[float]) -> list[tuple[float, fl
 def _end(net: _Network, matrix: Tensor, times: list[float]) -> float:
     """The path's time where a solve ends, by what its last row makes of data at one point."""
     points = net.path.points(times)
-    c0, c1, scale = (
-        c.tolist() for c in net.path.rows(torch.tensor(times, dtype=torch.float64), net.predicts)
-    )
+    rows = net.path.rows(torch.tensor(times, dtype=torch.float64), net.predicts)
+    c0, c1, scale = (c.tolist() for c in rows)
     kept = noise = size = 0.0
     for j, p in enumerate(points):
         a = float(matrix[-1, 2 * j])

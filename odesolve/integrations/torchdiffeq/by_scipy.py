@@ -25,7 +25,8 @@ def solve_by_scipy(system: System, options: Mapping[str, Any]) -> Outcome:
     @torch.no_grad()
     def f(t: float, y: Any) -> Any:
         state = torch.as_tensor(y, dtype=start.dtype).to(start.device).view_as(start)
-        return system.drift(moment(t, start), state).double().cpu().numpy().reshape(-1)
+        slope = system.drift(moment(t, start), state)
+        return slope.double().cpu().numpy().reshape(-1)
 
     limits: dict[str, Any] = {
         k: float(options[k]) for k in ("min_step", "max_step") if options.get(k)
@@ -40,7 +41,8 @@ def solve_by_scipy(system: System, options: Mapping[str, Any]) -> Outcome:
         atol=system.atol,
         **limits,
     )
-    y = torch.as_tensor(solution.y.T).to(start.device, start.dtype).reshape(-1, *start.shape)
+    columns = torch.as_tensor(solution.y.T).to(start.device, start.dtype)
+    y = columns.reshape(-1, *start.shape)
     status = "ok" if solution.status == 0 else "min_step"
     return Outcome(
         y,

@@ -160,7 +160,8 @@ def listeners(
 
 def largest_rms(pieces: Any) -> Tensor:
     """The largest root mean square of several tensors."""
-    return torch.stack([x.square().mean().sqrt().double() for x in pieces]).max()
+    sizes = [x.square().mean().sqrt().double() for x in pieces]
+    return torch.stack(sizes).max()
 
 
 def _check_times(t: Any, event: bool) -> None:

@@ -173,13 +173,16 @@ class BrownianInterval(BaseBrownian):
         independent of them."""
         W, H = self._given
         ticks = 2**self._path.tree.depth  # to which the path moves times
-        first, last = (round((t - self._start) / (self._end - self._start) * ticks) for t in (a, b))
+        length = self._end - self._start
+        first, last = (round((t - self._start) / length * ticks) for t in (a, b))
         share = (last - first) / ticks
         place = (first + last) / ticks
         if W is not None:
-            w = w + share * (W.to(w.dtype) - self._free_increment(self._start, self._end)[0])
+            free = self._free_increment(self._start, self._end)[0]
+            w = w + share * (W.to(w.dtype) - free)
         if H is not None and h is not None:
-            more = H.to(w.dtype) - self._free_increment(self._start, self._end)[1]
+            free = self._free_increment(self._start, self._end)[1]
+            more = H.to(w.dtype) - free
             w = w + 6 * share * (1 - place) * more
             h = h + share**2 * more
         shape = self.shape

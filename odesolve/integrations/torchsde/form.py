@@ -317,7 +317,8 @@ class EquationForm:
         want = (self.batch, *self.shape)
         if self.diagonal:
             return self._state(out, "g")
-        if not isinstance(out, Tensor) or out.dim() != len(want) + 1 or out.shape[:-1] != want:
+        dims = len(want) + 1
+        if not isinstance(out, Tensor) or out.dim() != dims or out.shape[:-1] != want:
             raise OdesolveError(
                 f"g of sde returned {_form(out)}: return a tensor {(*want, 'm')} for "
                 f"{self.noise_type} noise"
@@ -339,11 +340,14 @@ class EquationForm:
             sign = torch.where(g.detach() < 0, -1.0, 1.0).to(g.dtype)
             u = (f - h) / torch.where(g.abs().detach() > SMALLEST, g, SMALLEST * sign)
         else:
-            u = torch.bmm(torch.linalg.pinv(g), (f - h).unsqueeze(-1)).squeeze(-1)
-        return torch.cat([f, 0.5 * u.square().sum(1, keepdim=True)], 1), self._widened(g)
+            gap = (f - h).unsqueeze(-1)
+            u = torch.bmm(torch.linalg.pinv(g), gap).squeeze(-1)
+        rate = 0.5 * u.square().sum(1, keepdim=True)
+        return torch.cat([f, rate], 1), self._widened(g)
 
     def _widened(self, g: Tensor) -> Tensor:
-        return torch.cat([g, g.new_zeros(self.batch, 1, *g.shape[2:])], 1)
+        row = g.new_zeros(self.batch, 1, *g.shape[2:])
+        return torch.cat([g, row], 1)
 
 
 class Product:

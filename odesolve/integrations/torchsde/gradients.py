@@ -111,9 +111,8 @@ class Gradients:
         mode = Walked(self.problem.reversible(course), states_needed)
         packed = with_gradients(mode, self.wanted, pack(self.problem.first()))
         row = {k: i for i, k in enumerate(course.needed)}
-        return course.read(lambda k: self.problem.split(packed[row[k]])[0]), self.problem.split(
-            packed[-1]
-        )
+        ys = course.read(lambda k: self.problem.split(packed[row[k]])[0])
+        return ys, self.problem.split(packed[-1])
 
     def _continuous(self, course: Course, states: dict[int, Values]) -> tuple[Tensor, Values]:
         problem = self.problem
@@ -140,7 +139,8 @@ class Gradients:
             f, moved = form.both(y, t, w)
             return f * h + moved
         f, g = form.pair(t, y)
-        return (f - form.correction(t, y, g, w.is_complex())) * h + form.times_increment(g, w)
+        drift = f - form.correction(t, y, g, w.is_complex())
+        return drift * h + form.times_increment(g, w)
 
 
 def _check_back(name: str | None, problem: SdeintProblem) -> None:
