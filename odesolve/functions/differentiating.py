@@ -47,10 +47,10 @@ class Differentiating:
             if wanted or any(wants_gradients(x, leaves) for x in tensors_in([out])):
                 return out if outside else each(out, Tensor.detach)
         raise OdesolveError(
-            f"{self.what} differentiates its state, of which nobody asks gradients here: let it "
-            "do so within torch.enable_grad(), of y = y if y.requires_grad else "
-            "y.detach().requires_grad_(), with create_graph=True; or ask for gradients, by y0 with "
-            "requires_grad outside of torch.no_grad"
+            f"{self.what} differentiates its state, and nothing here asks for gradients of it: let "
+            "it do so within torch.enable_grad(), by y = y if y.requires_grad else "
+            "y.detach().requires_grad_(), with create_graph=True; or ask for gradients, by a y0 "
+            "with requires_grad outside of torch.no_grad"
         ) from error
 
     def _on_leaves(

@@ -75,6 +75,6 @@ def _show(callback: Callback, step: run.Step) -> None:
         )
     if before != [None if v is None else v._version for v in given]:
         raise OdesolveError(
-            f"callback wrote to step {step.index}, of which it has a copy: to "
+            f"callback wrote to step {step.index}, and what it gets is a copy: to "
             f"change a solve {INSTEAD}"
         )

@@ -95,11 +95,11 @@ def _signal_rules(path: Path, t: float) -> bool:
 
 
 def check_alone(name: str, **others: object) -> None:
-    """Raise OdesolveError where anything is given beside what has its own of all that."""
+    """Raise OdesolveError for arguments beside the one of this name, which holds them already."""
     beside = [f"{k}=" for k, v in others.items() if v is not None]
     if beside:
         raise OdesolveError(
-            f"{name}= beside {', '.join(beside)}, of which it has its own: give one or the other"
+            f"{name}= beside {', '.join(beside)}, which it holds already: give one or the other"
         )
 
 

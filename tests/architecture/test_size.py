@@ -54,19 +54,19 @@ def test_an_assignment_a_line():
 NAMED_TWICE = {"Uniform", "BrownianPath"}
 # Results are nouns: these say that something happened, not what came of it.
 PARTICIPLES = {
-    "asked",
-    "drawn",
     "found",
-    "given",
-    "held",
-    "kept",
+    "told",
+    "asked",
     "made",
+    "drawn",
     "said",
     "seen",
     "taken",
-    "told",
+    "kept",
+    "held",
+    "given",
 }
-# What users call: ode.jobs.Job.found().
+# Users call ``job.found()``.
 PUBLIC = {"odesolve/jobs/folder.py:found"}
 
 
@@ -78,8 +78,8 @@ def test_a_class_name_means_one_thing():
 def test_functions_are_named_by_what_they_do_or_return():
     for file in sources():
         for node in style.functions(file):
-            where = f"{file.relative_to(ROOT)}:{node.name}"
-            assert node.name.strip("_") not in PARTICIPLES or where in PUBLIC, where
+            name = f"{file.relative_to(ROOT)}:{node.name}"
+            assert node.name.strip("_") not in PARTICIPLES or name in PUBLIC, name
 
 
 def test_no_function_is_written_twice():

@@ -100,10 +100,10 @@ def check_whole(given: np.ndarray, whole: np.ndarray) -> None:
     """Raise OdesolveError for timesteps that a network would be told as others: not whole where
     they are to be."""
     if (given != whole).any():
+        fraction = float(given[given != whole][0])
         raise OdesolveError(
-            f"timesteps hold {float(given[given != whole][0]):g}, and whole ones are told: give "
-            "whole numbers, or "
-            "OdesolveScheduler(..., exact_timesteps=True)"
+            f"timesteps hold {fraction:g}, and the network takes whole ones: "
+            "give whole numbers, or OdesolveScheduler(..., exact_timesteps=True)"
         )
 
 
