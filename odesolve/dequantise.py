@@ -141,9 +141,9 @@ def _whole(x: Any, levels: int, low: float, high: float) -> Tensor:
         exact = (wide - low) / (high - low) * (levels - 1)
         k = exact.round()
         # Floats of any width are taken as they were rounded: bfloat16 keeps 8 bits of a number.
-        rounding = (
-            2 * (levels - 1) * torch.finfo(x.dtype).eps * max(abs(low), abs(high)) / (high - low)
-        )
+        eps = torch.finfo(x.dtype).eps
+        largest = max(abs(low), abs(high))
+        rounding = 2 * (levels - 1) * eps * largest / (high - low)
         off = (exact - k).abs().max() if x.numel() else torch.zeros(())
         if not bool(off <= max(rounding, 1e-6)):
             raise OdesolveError(
@@ -212,12 +212,12 @@ def bits_per_dim(
     """
     draws = whole("draws", draws, 1)
     seed = fresh_seed() if seed is None else seed
-    found = []
+    densities = []
     logs = []
     for draw in range(draws):
         y, log_q = dequantise(x, levels, low, high, noise, seed, ids, draw=draw)
         one = log_prob(model, y, seed=seed, ids=ids, **options)
-        found.append(one)
+        densities.append(one)
         logs.append(one.value - log_q.to(one.value))
     weights = torch.stack(logs)
     dim = x.shape[1:].numel()
@@ -225,12 +225,12 @@ def bits_per_dim(
     width = math.log2(levels / (high - low))
     best = weights.logsumexp(0) - math.log(draws)
     share = (weights.detach() - weights.detach().logsumexp(0)).exp()
-    stderr = (share * torch.stack([one.stderr for one in found])).sum(0)
+    stderr = (share * torch.stack([one.stderr for one in densities])).sum(0)
     spread = (
         weights.detach().std(0) / draws**0.5
         if draws > 1
         else torch.full_like(best.detach(), math.nan)
     )
     return BitsPerDim(
-        width - best / unit, width - weights.mean(0) / unit, stderr / unit, spread / unit, found
+        width - best / unit, width - weights.mean(0) / unit, stderr / unit, spread / unit, densities
     )

@@ -116,14 +116,16 @@ def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tens
     shares = _shares(share)
     u = a.double().flatten(1)
     v = b.double().flatten(1)
-    cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1)).clamp_min(1e-300)
+    lengths = (u.norm(dim=1) * v.norm(dim=1)).clamp_min(1e-300)
+    cosine = (u * v).sum(1) / lengths
     angle = torch.acos(cosine.clamp(-1, 1))
     s = shares.reshape(-1, 1).to(a.device)
     straight = angle.sin() < 1e-6
     sine = torch.where(straight, 1.0, angle.sin())
     of_a = torch.where(straight, 1 - s, torch.sin((1 - s) * angle) / sine)
     of_b = torch.where(straight, s, torch.sin(s * angle) / sine)
-    out = (of_a[..., None] * u + of_b[..., None] * v).to(a.dtype).unflatten(2, a.shape[1:])
+    between = of_a[..., None] * u + of_b[..., None] * v
+    out = between.to(a.dtype).unflatten(2, a.shape[1:])
     return out if shares.dim() else out[0]
 
 
@@ -156,7 +158,8 @@ def interpolate(
     assert isinstance(second, Tensor)
     noises = slerp(first, second, shares)
     every = model.rows(torch.arange(len(a)).repeat(len(shares)), len(a))
-    x = sample(every, state=noises.flatten(0, 1), solver=solver, steps=steps, grid=grid, **options)
+    state = noises.flatten(0, 1)
+    x = sample(every, state=state, solver=solver, steps=steps, grid=grid, **options)
     assert isinstance(x, Tensor)
     return x.view(len(shares), *a.shape)
 
@@ -167,8 +170,8 @@ def _check_batches(**given: object) -> None:
 
 
 def _shares(given: float | Sequence[float] | Tensor) -> Tensor:
-    found = numbers("shares", given, "a number from 0 to 1, or a list of such")
-    inside = bool(((found >= 0.0) & (found <= 1.0)).all())  # never of NaN
-    if found.dim() > 1 or not inside or isinstance(given, bool) or found.numel() == 0:
+    shares = numbers("shares", given, "a number from 0 to 1, or a list of such")
+    inside = bool(((shares >= 0.0) & (shares <= 1.0)).all())  # never of NaN
+    if shares.dim() > 1 or not inside or isinstance(given, bool) or shares.numel() == 0:
         raise OdesolveError(f"shares are {given!r}: give a number from 0 to 1, or a list of such")
-    return found.detach()
+    return shares.detach()

@@ -218,9 +218,8 @@ class Asinh(Grid):
         )
         u = torch.linspace(ends[0], ends[1], n + 1 - infinite, dtype=torch.float64)
         ratio = self.scale * torch.sinh(u)
-        return [start, *path.t_of_rho(ratio[:-1] if infinite else ratio[1:-1]).tolist(), stop][
-            : n + 1
-        ]
+        inner = ratio[:-1] if infinite else ratio[1:-1]
+        return [start, *path.t_of_rho(inner).tolist(), stop][: n + 1]
 
 
 @fits
@@ -244,7 +243,8 @@ class Shifted(Grid):
         start, stop = self._ends(path)
         a, b = (abs(v - path.t_data) / path.t_max for v in (start, stop))
         # The shift maps the unshifted ends to the ones asked for.
-        u = torch.linspace(a / (k - (k - 1) * a), b / (k - (k - 1) * b), n + 1, dtype=torch.float64)
+        first, last = (end / (k - (k - 1) * end) for end in (a, b))
+        u = torch.linspace(first, last, n + 1, dtype=torch.float64)
         shifted = k * u / (1 + (k - 1) * u)
         shifted[0], shifted[-1] = a, b
         away = path.t_max * shifted
@@ -328,7 +328,7 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
     if isinstance(grid, Grid):
         return grid
     if isinstance(grid, str):
-        return found(grid, NAMED)
+        return rule_named(grid, NAMED)
     if isinstance(grid, Tensor) and grid.requires_grad:
         raise OdesolveError(
             "grid requires gradients, which the times of a plan do not get: give grid.detach()"
@@ -341,7 +341,7 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
     return Listed(values=tuple(values.tolist()), rounding=_rounding(grid))
 
 
-def found(name: str, known: Mapping[str, Grid]) -> Grid:
+def rule_named(name: str, known: Mapping[str, Grid]) -> Grid:
     """The rule of this name, in any case. Raises OdesolveError with the nearest name otherwise."""
     if plain(name) not in known:
         raise unknown_grid(name, known)
@@ -370,10 +370,12 @@ def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
 def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
     """Times of noise-to-signal ratios (n,), float64 on the host, moved and refused as by
     ``sigmas``; 0 is the data end."""
-    first, last = path.lam(torch.tensor([path.t_noise, path.t_data], dtype=torch.float64)).tolist()
+    ends = torch.tensor([path.t_noise, path.t_data], dtype=torch.float64)
+    first, last = path.lam(ends).tolist()
     lam = -torch.log(rho)
     inside = lam.clamp(first, last)
-    near = (lam == inside) | ((lam - inside).abs() <= max(LOG_SNR, rounding)) | (rho == 0.0)
+    beside = (lam - inside).abs() <= max(LOG_SNR, rounding)
+    near = (lam == inside) | beside | (rho == 0.0)
     if not bool(near.all()):
         lowest = 0.0 if float(path.sigma(path.t_data)) == 0.0 else math.exp(-last)
         sigma, low, high = _distinct(float(rho[~near][0]), lowest, math.exp(-first))
@@ -387,16 +389,15 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
 
 
 def count(steps: object, name: str = "steps") -> int:
-    """A number of steps: whole, at least 1, and no more than a plan holds. Raises OdesolveError for
-    others."""
-    found = whole(name, steps, 1, math.inf)
-    if found > MAX_STEPS:
+    """A whole number of steps, from 1 to what a plan holds. Raises OdesolveError for others."""
+    number = whole(name, steps, 1, math.inf)
+    if number > MAX_STEPS:
         raise OdesolveError(
             f"{name}={short(steps)}: a plan holds a row of coefficients for each step, of at most "
             f"{MAX_STEPS}: give fewer, or "
             "for a longer solve ode.solve(model, x, t=..., rtol=..., atol=...), which holds none"
         )
-    return found
+    return number
 
 
 def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple[float, ...]:
@@ -411,7 +412,8 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
     times = [inside(path, t, getattr(grid, "rounding", 0.0)) for t in given]
     pairs = list(itertools.pairwise(times))
     if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
-        k = next(k for k, (a, b) in enumerate(pairs) if (a > b) != (times[0] > times[-1]) or a == b)
+        falls = times[0] > times[-1]
+        k = next(k for k, (a, b) in enumerate(pairs) if (a > b) != falls or a == b)
         pair = ", ".join(_distinct(given[k], given[k + 1]))
         raise OdesolveError(
             f"the grid is not strictly monotone at t={pair}: give increasing or decreasing"
@@ -420,8 +422,7 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
 
 
 def inside(path: Path, t: float, rounding: float = 0.0) -> float:
-    """A time of the path, or the end that it lies beyond by no more than rounding. Raises
-    OdesolveError farther outside."""
+    """A time of the path, or an end that it passes by rounding. OdesolveError farther outside."""
     low, high = sorted((path.t_noise, path.t_data))
     end = min(max(t, low), high)
     if t == end or abs(t - end) <= max(ROUNDING, rounding) * (high - low):
@@ -429,19 +430,19 @@ def inside(path: Path, t: float, rounding: float = 0.0) -> float:
     beyond, at = path.lam(torch.tensor([t, end], dtype=torch.float64)).tolist()
     if abs(beyond - at) <= max(LOG_SNR, rounding):
         return end
-    told, low, high = _distinct(t, low, high)
+    time, low, high = _distinct(t, low, high)
     raise OdesolveError(
-        f"the grid leaves the path's range: t={told} is not in [{low}, {high}]; give times inside"
+        f"the grid leaves the path's range: t={time} is not in [{low}, {high}]; give times inside"
     )
 
 
 def _rounding(values: object) -> float:
-    """Rounding of half-precision numbers, where these are some, relative to their size."""
+    """The rounding of numbers in half precision relative to their size; 0 for wider ones."""
     return HALF.get(str(getattr(values, "dtype", "")).rpartition(".")[2], 0.0)
 
 
 def _distinct(value: float, *others: float) -> list[str]:
-    """Numbers with as many digits as tell the first from the others."""
+    """The numbers as text, with enough digits to tell the first from the others."""
     for digits in range(6, 18):
         texts = [f"{v:.{digits}g}" for v in (value, *others)]
         if texts[0] not in texts[1:]:

@@ -57,9 +57,9 @@ def log_prob(
     2018; Song et al. 2021, eq. 39).
 
     Args:
-        model: an ``ode.Model``, of which the density is that of x0 + rho eps with the little noise
-            of the first time; or a function f(t, x, *args) as ``ode.solve`` takes it (t of shape
-            (B, 1, ..., 1)), and ``t`` and ``base`` with it.
+        model: an ``ode.Model``: the density is that of x0 + rho eps, the data with the little noise
+            that they have at the first time. Or a function f(t, x, *args) as ``ode.solve`` takes it
+            (t of shape (B, 1, ..., 1)), and ``t`` and ``base`` with it.
         x: data (B, ...).
         t: the times of the data and of the base. A model's are those of its path: by default
             ``t_min``, or the data's end where the path has noise there, to the noise end.
@@ -67,11 +67,11 @@ def log_prob(
             "normal" (the default), an object with ``log_prob``, or a function of the latent (B,
             ...) to (B,).
         trace: "auto", "exact", "hutchinson", "gaussian", "orthogonal", "fourier", "hutchpp",
-            "xtrace", or an ``odesolve.trace`` estimator. "auto" is exact for up to 4 numbers a
+            "xtrace", or an ``odesolve.trace`` estimator. "auto" is exact for up to 4 numbers per
             product; else a pilot at two states of a crude flow finds for every sample which of
             "fourier" and "xtrace" errs less (``trace.Auto``). As many products as numbers make any
             of them exact.
-        products: Jacobian products an evaluation that an estimator may take.
+        products: Jacobian products per evaluation that an estimator may take.
         seed, ids: of the probes, as for ``ode.sample``; the probes of a sample stay the same along
             its trajectory.
         tol: nats that the solver may err by, about; by default 1e-3 where the trace is exact, 1e-2
@@ -87,7 +87,7 @@ def log_prob(
             with the status "max_calls" (a value of NaN, and the last state as the latent). The
             divergence is evaluated at most 513 times more, at its nodes.
         steps, grid: a fixed grid instead of a tolerance.
-        of: "flow", or "plan": the exact density of the map that a sampler of so many steps is, for
+        of: "flow", or "plan": the exact density of the map that a sampler of a few steps is, for
             ``solver``, ``steps`` and ``grid``, or ``plan``.
         plan: a ready plan of this model: from data to noise for the flow, in either direction for
             of="plan".
@@ -101,10 +101,11 @@ def log_prob(
             "backprop": of all that asks for them, with memory for every step.
         args: further arguments of f.
         progress: show a bar on long solves.
-        batch: solve at most so many samples at once, chunk after chunk, for memory; conditions and
-            tensors in ``args`` with one value per sample are cut along. Bitwise the densities of
-            one batch at nodes and on fixed grids, where a row of the network's answer does not
-            depend on the others; otherwise within their errors, as steps are chosen anew.
+        batch: solve at most this many samples at once, chunk after chunk, for memory; conditions
+            and tensors in ``args`` with one value per sample are cut along. The densities are
+            bitwise those of one batch at nodes and on fixed grids, where a row of the network's
+            answer does not depend on the others; otherwise they agree within their errors, as steps
+            are chosen anew.
 
     The network is asked its first question twice, which counts in ``nfe``: one that answers
     differently, as with dropout in train mode, is refused. So is one whose answers for a sample go

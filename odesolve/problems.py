@@ -26,10 +26,10 @@ Time = float | Tensor
 
 def _finite(name: str, given: Any, expected: str) -> Tensor:
     """Finite real numbers as float64. Raises OdesolveError for others."""
-    found = numbers(name, given, f"finite numbers {expected}")
-    if not bool(found.isfinite().all()) or (found.dim() == 0 and name != "std"):
+    values = numbers(name, given, f"finite numbers {expected}")
+    if not bool(values.isfinite().all()) or (values.dim() == 0 and name != "std"):
         raise OdesolveError(f"{name}={given!r}: give finite numbers {expected}")
-    return found
+    return values
 
 
 @fits
@@ -108,7 +108,8 @@ class Mixture:
         seed = whole("seed", seed, 0, 2**63 - 1)
         g = torch.Generator().manual_seed(seed)
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=g)
-        z = torch.randn(n, self.dim, dtype=torch.float64, generator=g) * self.variances[k].sqrt()
+        std = self.variances[k].sqrt()
+        z = torch.randn(n, self.dim, dtype=torch.float64, generator=g) * std
         if self.vectors is not None:
             z = torch.einsum("nij,nj->ni", self.vectors[k], z)
         return (self.means[k] + z).reshape(n, *self.event)
@@ -121,7 +122,9 @@ class Mixture:
     @fits_as("problem.noise")
     def noise(self, x: Tensor, path: Path, t: Time) -> Tensor:
         """Posterior mean E[eps | x_t = x]."""
-        return -(self._scale(path.sigma, x, t) * self._posterior(x, path, t)[1]).reshape(x.shape)
+        sigma = self._scale(path.sigma, x, t)
+        score = self._posterior(x, path, t)[1]
+        return -(sigma * score).reshape(x.shape)
 
     @fits_as("problem.score")
     def score(self, x: Tensor, path: Path, t: Time) -> Tensor:
@@ -193,7 +196,9 @@ class Mixture:
         p, q = path.points([t, r])
         mean = self.means[0]
         var = self.variances[0]
-        ratio = torch.sqrt((q.alpha**2 * var + q.sigma**2) / (p.alpha**2 * var + p.sigma**2))
+        after = q.alpha**2 * var + q.sigma**2
+        before = p.alpha**2 * var + p.sigma**2
+        ratio = torch.sqrt(after / before)
         z = x.reshape(x.shape[0], -1) - p.alpha * mean
         if self.vectors is not None:
             v = self.vectors[0]
@@ -274,10 +279,8 @@ class Mixture:
             (-0.5 * a**2 / v).expand(len(flat), 1),
             torch.ones_like(flat[:, :1]),
         ]
-        r = (
-            torch.cat(columns, 1)
-            @ torch.cat([means, (means**2).sum(1, keepdim=True), log_w[:, None]], 1).T
-        )
+        squares = (means**2).sum(1, keepdim=True)
+        r = torch.cat(columns, 1) @ torch.cat([means, squares, log_w[:, None]], 1).T
         r = r.sub_(r.detach().amax(1, keepdim=True)).exp_()
         mean = (r @ means) / r.sum(1, keepdim=True)
         gap = flat - a * mean
@@ -286,9 +289,9 @@ class Mixture:
     def _logits_shared(self, flat: Tensor, a: Tensor, s: Tensor) -> Tensor:
         log_w, means, variances, _ = self._tensors(flat)
         v = a**2 * variances[0] + s**2
-        square = (
-            (flat**2).sum(1, keepdim=True) - 2 * a * (flat @ means.T) + a**2 * (means**2).sum(1)
-        )
+        of_x = (flat**2).sum(1, keepdim=True)
+        of_means = a**2 * (means**2).sum(1)
+        square = of_x - 2 * a * (flat @ means.T) + of_means
         return log_w - 0.5 * square / v - 0.5 * self.dim * torch.log(v)
 
     def _components(self, flat: Tensor, a: Tensor, s: Tensor):
@@ -299,7 +302,8 @@ class Mixture:
         if vectors is not None:
             z = torch.einsum("bki,kij->bkj", z, vectors)
         v = (a[..., None] ** 2 * variances + s[..., None] ** 2).expand(z.shape)
-        logits = log_w - 0.5 * (z**2 / v).sum(2) - 0.5 * torch.log(v).sum(2)
+        squares = (z**2 / v).sum(2)
+        logits = log_w - 0.5 * squares - 0.5 * torch.log(v).sum(2)
         return logits, z, v, means, vectors, variances
 
     def _tensors(self, like: Tensor):

@@ -158,7 +158,7 @@ def sample(
             ``ode.Window`` solves many steps at once, an ``ode.Parareal`` blocks of them.
         progress: show a bar; by default on solves longer than a second, on a terminal (in a log,
             lines).
-        batch: solve at most so many samples at once, chunk after chunk, for memory. Noise,
+        batch: solve at most this many samples at once, chunk after chunk, for memory. Noise,
             conditions, scales and what else holds one value per sample are cut along, and the
             result is bitwise that of one batch where a row of the network's answer does not depend
             on the others. An executor's report is that of the last chunk.

@@ -59,5 +59,6 @@ class Backprop:
                 if passed == k:
                     g = g + grad[i]
             if k > 0:
-                _, g = sums.pull(lambda y, args, k=k: self.step(k - 1, y, args), before[k - 1], g)
+                last = k - 1
+                _, g = sums.pull(lambda y, args, k=last: self.step(k, y, args), before[last], g)
         return g, None

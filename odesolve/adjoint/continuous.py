@@ -72,9 +72,8 @@ class Continuous:
 
     def _along(self, i: int, y: Tensor, grad: Tensor, sums: Sums) -> Tensor:
         """The gradient (B,) of a shift of output time i."""
-        return (
-            (self.f(each(self.times[i], y), y, sums.wanted.args) * grad).double().flatten(1).sum(1)
-        )
+        slope = self.f(each(self.times[i], y), y, sums.wanted.args)
+        return (slope * grad).double().flatten(1).sum(1)
 
     def _interval(self, i: int, y: Tensor, a: Tensor, sums: Sums) -> Tensor:
         """a at the beginning of interval i from the one at its end; gradients of parameters are
@@ -96,9 +95,9 @@ class Continuous:
             return g.to(type_like(g.dtype, y.dtype))
 
         start = (y, a, *map(carried, totals))
-        seen = 2 * y.numel()
-        every = seen + math.fsum(pairs(p).numel() for p in totals)
-        solution = self.back(i, augmented, start, seen / every)
+        visible = 2 * y.numel()
+        every = visible + math.fsum(pairs(p).numel() for p in totals)
+        solution = self.back(i, augmented, start, visible / every)
         if not solution.ok:
             raise OdesolveError(
                 f"the adjoint equation ended with status {solution.status!r} in interval {i}, at "

@@ -49,7 +49,8 @@ class KeptSteps:
         self.tables.append(table)
         self.parts += [part] * len(table[0])
         if self.state is not None:  # a sample that failed before keeps where it was
-            failed = (self.state[STATUS] != OK).view(-1, *[1] * (self.y.dim() - 1))
+            ones = [1] * (self.y.dim() - 1)
+            failed = (self.state[STATUS] != OK).view(-1, *ones)
             results.y = torch.where(failed, self.reached, results.y)
             results.state = _joined(self.state, results.state)
         self.state = results.state

@@ -25,9 +25,8 @@ R = TypeVar("R")
 _holder: ContextVar[Holder | None] = ContextVar("holder", default=None)
 
 
-def held() -> Holder | None:
-    """What the results of the call under way are going to hold, None where nobody will look after
-    that."""
+def current_holder() -> Holder | None:
+    """The list that the results of the running call will hold; None outside of such a call."""
     return _holder.get()
 
 
@@ -45,8 +44,8 @@ class _Returned(torch.autograd.Function):
 
 
 def holding(call: Callable[P, R]) -> Callable[P, R]:
-    """A function that users call, whose results hold what their gradients need; inside of another
-    such call that one's do."""
+    """Decorator of a function that users call: its results hold what their gradients need. In a
+    nested call the outer function's results hold it."""
 
     @functools.wraps(call)
     def outer(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -64,7 +63,8 @@ def holding(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def _returned(result: Any, holder: Holder) -> Any:
-    """The same with tensors that hold, in tuples, lists and dicts, or such fields of a result."""
+    """The result with tensors that hold ``holder``: also those in tuples, lists, dicts and the
+    fields of a dataclass."""
     if not is_dataclass(result) or isinstance(result, type):
         return _piece(result, holder)
     given = {f.name: getattr(result, f.name) for f in fields(result) if f.init}

@@ -112,11 +112,13 @@ class ODEGradients:
         y = with_gradients(self._mode(), want, y0, times)
         if self.adjoint == "reversible":
             self.details = self._reached(y.detach())
-        made = self.details.results
-        arrived = (made.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
+        reached = self.details.results
+        ones = [1] * (y.dim() - 2)
+        arrived = (reached.state[STATUS] == OK).view(-1, *ones)
         # the evaluation that looked what f depends on
-        made.state[NFE] += float(want.looked and not isinstance(self.module, torch.nn.Module))
-        results = Results(torch.where(arrived, y[-1], made.y), made.state)
+        looked = want.looked and not isinstance(self.module, torch.nn.Module)
+        reached.state[NFE] += float(looked)
+        results = Results(torch.where(arrived, y[-1], reached.y), reached.state)
         return solution(replace(self.details, drift=self.drift, results=results), y, [])
 
     def _slope(self, t: Time, y: Tensor, args: Arguments, part: Stretch = ANYWHERE) -> Tensor:
@@ -144,7 +146,11 @@ class ODEGradients:
         where = self.grid
         t, h = where.step(k, forwards)
         part = where.parts[k] if where.parts else ANYWHERE
-        return increment(lambda t, y: self._slope(t, y, args, part), self.way.tableau, t, h, y)
+
+        def slope(t: Any, y: Tensor) -> Tensor:
+            return self._slope(t, y, args, part)
+
+        return increment(slope, self.way.tableau, t, h, y)
 
     def _mode(self) -> DerivativeMode:
         if self.adjoint == "continuous":
@@ -170,11 +176,12 @@ class ODEGradients:
             stretches(*x, self.way.stops, self.drift.start.dtype)
             for x in itertools.pairwise(self.times)
         ]
-        ends = [parts[-1].beside(t) for parts, t in zip(intervals, self.times[1:], strict=True)]
+        stops = zip(intervals, self.times[1:], strict=True)
+        ends = [parts[-1].beside(t) for parts, t in stops]
         return [intervals[0][0].beside(self.times[0]), *ends]
 
     def _through(self, y0: Tensor) -> Tensor:
-        """The states of the solve, of which nothing is kept."""
+        """The states of the solve; nothing else is kept."""
         if isinstance(self.way, EqualSteps) and self.grid is not None:
             self.details, y = self.way.on(self.drift, self.grid, self.times)
         else:
@@ -217,7 +224,7 @@ class ODEGradients:
         return Reversible(self._step, self.grid.passed, self.args, self.options.get("coupling"))
 
     def _reached(self, y: Tensor) -> Details:
-        """What a reversible solve to these states leaves."""
+        """The solve's details at the last of these states, for a reversible solve."""
         assert self.grid is not None
         assert isinstance(self.way, EqualSteps)
         steps = len(self.grid)
@@ -239,7 +246,9 @@ class ODEGradients:
     ) -> Solution:
         """The adjoint equation over an interval, in reverse."""
         drift = Drift(f, state, (), False)
-        times = (1.0, 0.0) if isinstance(self.times, Tensor) else (self.times[i + 1], self.times[i])
+        times = (1.0, 0.0)
+        if not isinstance(self.times, Tensor):
+            times = (self.times[i + 1], self.times[i])
         solver = self.options.get("solver", self.way.solver)
         if isinstance(self.way, EqualSteps) and not {"rtol", "atol"} & set(self.options):
             return self._back_on_grid(i, drift, times, solver)

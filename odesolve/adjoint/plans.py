@@ -153,7 +153,8 @@ def differentiable_run(
         call = cursor.call
 
     def first(ys: Sequence[Tensor], args: object) -> Tensor:
-        return torch.cat([o.flatten() for o in model.evaluate(ys[0], ys[1], time, call.branches)])
+        answers = model.evaluate(ys[0], ys[1], time, call.branches)
+        return torch.cat([answer.flatten() for answer in answers])
 
     want = wanted(model.net, first, [cursor.input, cursor.state], (), params, held)
     return with_gradients(rows, want, x if last is None else x.detach())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 
-from odesolve.adjoint.memory import held
+from odesolve.adjoint.memory import current_holder
 from odesolve.adjoint.targets import Arguments, GradientTargets
 from odesolve.errors import OdesolveError
 from odesolve.functions.graphs import first_only, gradients
@@ -123,8 +123,8 @@ class _Way:
 
     def shared(self) -> Callable[[], _Way]:
         """Itself for a node of the graph: weakly where the results of the call hold it, see
-        ``held``."""
-        holder = held()
+        ``current_holder``."""
+        holder = current_holder()
         if holder is None:
             return lambda: self
         holder.append(self)
@@ -177,7 +177,7 @@ class _Solve(torch.autograd.Function):
 
 @contextlib.contextmanager
 def _one_at_a_time(grad: Tensor) -> Iterator[None]:
-    """Says what a way back that knows no batches of gradients cannot do."""
+    """Raise OdesolveError where gradients are taken many at once, which this way back cannot do."""
     try:
         yield
     except RuntimeError as error:

@@ -23,7 +23,7 @@ def coupling(steps: int) -> float:
     """The weight l of y in y' = l y + (1 - l) z + increment: 0.99, or nearer to 1 on more than 200
     steps.
 
-    Walking back multiplies rounding errors by 1/l a step; this way by no more than e^2 in all.
+    Walking back multiplies rounding errors by 1/l per step; this way by no more than e^2 in all.
     """
     return max(CLOSEST, 1.0 - GROWTH / steps)
 

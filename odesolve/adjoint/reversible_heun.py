@@ -92,7 +92,8 @@ class ReversibleHeun:
         leaf = z.detach().requires_grad_()
         args, inputs = sums.wanted.leaves()
         with torch.enable_grad():
-            outs = self.both(self.grid[k - 1][1] if k else self.grid[0][0], leaf, args)
+            t = self.grid[k - 1][1] if k else self.grid[0][0]
+            outs = self.both(t, leaf, args)
         for x in outs:
             if x.requires_grad:
                 sums.wanted.check(x, (leaf, *inputs))
@@ -115,7 +116,8 @@ class ReversibleHeun:
         for_y, for_z, for_f, for_g = a
         for_f = for_f + (0.5 * h) * for_y
         for_g = for_g + self.spread(0.5 * for_y, w)
-        pairs = [(x, c) for x, c in zip(outs, (for_f, for_g), strict=True) if x.requires_grad]
+        cotangents = zip(outs, (for_f, for_g), strict=True)
+        pairs = [(x, c) for x, c in cotangents if x.requires_grad]
         if pairs:
             grads = torch.autograd.grad(
                 [x for x, _ in pairs],

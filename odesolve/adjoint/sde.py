@@ -111,8 +111,7 @@ class SDEGradients:
         self.steps = PlainSteps(self.way, self.where)
 
     def solve(self, y0: State, f: Any, g: Any) -> Marched:
-        """What the solve leaves, with states that are connected to y0, the arguments and the
-        parameters."""
+        """The marched solve, whose states are connected to y0, the arguments and the parameters."""
         drift = self.eq.drift
         recording = torch.is_grad_enabled()
         modules = [m for m in (f, g) if isinstance(m, nn.Module)]
@@ -122,18 +121,20 @@ class SDEGradients:
             module, self._first, [drift.start], drift.args, self.params if recording else (), held
         )
         y = with_gradients(self._mode(want), want, drift.packed(y0))
-        made = self._reached(y.detach()) if self.adjoint == "reversible" else self.made
+        marched = self._reached(y.detach()) if self.adjoint == "reversible" else self.made
         # the evaluation that looked what f and g depend on
-        made.state[NFE] += float(want.looked and module is None)
-        arrived = (made.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
-        return Marched(y, torch.where(arrived, y[-1], made.last), made.state)
+        marched.state[NFE] += float(want.looked and module is None)
+        ones = [1] * (y.dim() - 2)
+        arrived = (marched.state[STATUS] == OK).view(-1, *ones)
+        return Marched(y, torch.where(arrived, y[-1], marched.last), marched.state)
 
     def _first(self, ys: Sequence[Tensor], args: Arguments) -> Tensor:
         """Something that depends on all that f and g use."""
         self.eq.begin()
         plain = PlainEquation(self.eq, args)
         t = self.where.t[0]
-        f, moved = plain.both(ys[0], t, torch.ones_like(self.steps.noise(0)[0]))
+        w = torch.ones_like(self.steps.noise(0)[0])
+        f, moved = plain.both(ys[0], t, w)
         return f + moved
 
     def _mode(self, want: GradientTargets) -> DerivativeMode:

@@ -71,9 +71,9 @@ def wanted(
 
     Without ``params`` they are those of ``module``, where it is one, else every leaf with
     ``requires_grad`` that the result of ``call(ys, args)`` depends on: one evaluation of f finds
-    what closures, methods and partials hold. A tensor that is itself computed from leaves counts by
-    its leaves; where that is expensive, give it in ``args`` or ``params``. ``held`` are more
-    tensors that f is known to hold.
+    what closures, methods and partials hold. A tensor computed from leaves counts as its leaves;
+    where that is expensive, give it in ``args`` or ``params``. ``held`` are more tensors that f is
+    known to hold.
     Raises OdesolveError for ``params`` that hold anything but floating-point tensors with
     ``requires_grad``."""
     places = tuple(i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad)
@@ -103,7 +103,8 @@ def wanted(
         known += [
             p for p in leaves_of(out, known) if not any(p is mine for mine in (*own, *states))
         ]
-    return GradientTargets(tuple(args), places, tuple({id(p): p for p in known}.values()), True)
+    unique = tuple({id(p): p for p in known}.values())
+    return GradientTargets(tuple(args), places, unique, True)
 
 
 def _refuse_views(out: Tensor, before: Any) -> None:

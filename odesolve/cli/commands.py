@@ -62,8 +62,8 @@ def profile_command(given: argparse.Namespace) -> int:
 
 
 def _output(given: argparse.Namespace) -> tuple[File | None, File | None]:
-    """The folder to write into and the file that keeps the profile; what cannot be written is
-    refused before the work."""
+    """The folder to write into and the file that keeps the profile; names that cannot be written
+    are refused before the work."""
     if not given.out:
         if given.resume:
             raise OdesolveError("--resume goes on with the profile in a folder: give --out DIR")
@@ -221,7 +221,8 @@ def solvers_command(given: argparse.Namespace) -> int:
             "summary",
             "options",
         )
-        print(json.dumps([{n: getattr(s, n) for n in names} for s in entries], indent=1))
+        rows = [{name: getattr(entry, name) for name in names} for entry in entries]
+        print(json.dumps(rows, indent=1))
         return 0
     _show(_solver_table, str(solvers()))
     return 0

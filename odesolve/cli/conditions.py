@@ -135,7 +135,8 @@ def _beside(net: Any) -> list[inspect.Parameter]:
         takes = inspect.signature(call).parameters.values()
     except (TypeError, ValueError):  # of functions that are not Python's
         return [ANYTHING]
-    return [p for k, p in enumerate(takes) if k > 1 or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p for k, p in enumerate(takes) if k > 1 or p.kind in several]
 
 
 def _read(items: Sequence[str], option: str, arrays: dict[str, Tensor]) -> dict[str, Any]:

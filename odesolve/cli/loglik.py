@@ -308,7 +308,8 @@ def _settings(given: argparse.Namespace, model: Model, data: Tensor) -> str:
         "limit",
     )
     total = float(data.double().sum())
-    facts = {n: getattr(given, n) for n in names} | {"shape": list(data.shape), "sum": total}
+    facts = {name: getattr(given, name) for name in names}
+    facts |= {"shape": list(data.shape), "sum": total}
     if given.cond:
         tensors = [v for v in model.cond.values() if isinstance(v, Tensor)]
         facts["cond"] = [*given.cond, *map(checksum, tensors)]
@@ -366,7 +367,8 @@ def _write(out: File, table: np.ndarray, settings: str, given: argparse.Namespac
     part = out.with_name(out.name + ".part")
     with part.open("wb") as f:
         if out.suffix == ".npz":
-            columns: dict[str, Any] = dict(zip(COLUMNS, table.T[: len(COLUMNS)], strict=True))
+            values = table.T[: len(COLUMNS)]
+            columns: dict[str, Any] = dict(zip(COLUMNS, values, strict=True))
             facts: dict[str, Any] = {
                 "settings": np.array(settings),
                 "meaning": np.array(meaning(given.levels)),

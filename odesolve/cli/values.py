@@ -113,7 +113,8 @@ def load_model(spec: str) -> Model:
 
 
 class Expected(NamedTuple):
-    """What a module is to hold: its type, what it is called, how one writes it, and an example."""
+    """What a module should hold: its type, what messages call it, how it is written, and an
+    example."""
 
     kind: type
     noun: str
@@ -129,7 +130,7 @@ def _loaded(spec: str, wanted: Expected) -> Any:
     if where.endswith(".py") and not File(where).is_file():
         raise OdesolveError(f"{spec}: there is no file {where}")
     try:
-        value = _held(where, name, wanted)
+        value = _value_named(where, name, wanted)
     except OdesolveError as e:
         raise OdesolveError(f"{spec}: {e}") from e
     except SystemExit as e:
@@ -145,8 +146,8 @@ def _loaded(spec: str, wanted: Expected) -> Any:
     return value
 
 
-def _held(where: str, name: str, wanted: Expected) -> Any:
-    """What the module holds by this name, or what that returns."""
+def _value_named(where: str, name: str, wanted: Expected) -> Any:
+    """The module's value of this name, or what a function of this name returns."""
     module = _module(where)
     if not hasattr(module, name):
         public = [n for n in dir(module) if not n.startswith("_")]

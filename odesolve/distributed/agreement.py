@@ -28,7 +28,8 @@ SHOWN = 3  # parts that differ, in a message
 _NETS: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, bytes]] = weakref.WeakKeyDictionary()
 _TENSORS: weakref.WeakKeyDictionary[nn.Module, dict[int, tuple]] = weakref.WeakKeyDictionary()
 # attributes of every module that ``_state`` compares by itself
-HELD = frozenset(vars(nn.Module())) - {k for k in vars(nn.Module()) if k.endswith("hooks")}
+_ATTRIBUTES = frozenset(vars(nn.Module()))
+HELD = _ATTRIBUTES - {name for name in _ATTRIBUTES if name.endswith("hooks")}
 
 
 def unlike(call: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,8 +169,10 @@ def _numbers(tensors: list[Tensor]) -> tuple[bytes, ...]:
     kinds: dict[tuple, list[Tensor]] = defaultdict(list)
     for x in tensors:
         if x.numel():
-            last = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
-            one = x.detach().as_strided((1,), (1,), x.storage_offset() + last // 2)
+            axes = zip(x.shape, x.stride(), strict=True)
+            last = sum((n - 1) * stride for n, stride in axes)
+            middle = x.storage_offset() + last // 2
+            one = x.detach().as_strided((1,), (1,), middle)
             kinds[x.dtype, x.device].append(one)
     joined = [torch.cat(numbers).view(torch.uint8) for numbers in kinds.values()]
     return tuple(numbers.cpu().numpy().tobytes() for numbers in joined)

@@ -150,7 +150,8 @@ def sample(
 def _gathered(ranks: Ensemble, part: Sample, batch: int) -> Sample:
     """The samples of all ranks, with the worst status of any."""
     code = STATUSES.index(part.status)
-    codes = torch.full((len(part.x),), code, dtype=torch.int64, device=part.x.device)
+    samples = len(part.x)
+    codes = torch.full((samples,), code, dtype=torch.int64, device=part.x.device)
     x, codes = ranks.whole([part.x, codes], ranks.cut(batch)[0])
     worst = int(codes.max()) if len(codes) else 0
     return replace(part, x=x, status=STATUSES[worst])

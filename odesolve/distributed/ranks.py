@@ -80,7 +80,9 @@ def mesh(
 
 def _new_mesh(kind: str, ranks: Tensor, limit: float) -> DeviceMesh:
     """A mesh of these ranks (data, time) whose groups wait at most ``limit`` seconds."""
-    groups = [_group(lines, limit, BACKENDS[kind]) for lines in (ranks.T.tolist(), ranks.tolist())]
+    backend = BACKENDS[kind]
+    axes = (ranks.T.tolist(), ranks.tolist())
+    groups = [_group(lines, limit, backend) for lines in axes]
     mesh = DeviceMesh.from_group(groups, kind, mesh=ranks, mesh_dim_names=NAMES)
     for group in groups:
         LIMITS[group] = limit
@@ -152,7 +154,8 @@ def together(parts: Sequence[Tensor], sizes: Sequence[int], group: Any) -> list[
     Rejected: one all-gather per tensor, which pays the latency of each.
     """
     widths = [part.element_size() * part.shape[1:].numel() for part in parts]
-    send = torch.zeros(max(sizes), sum(widths), dtype=torch.uint8, device=parts[0].device)
+    device = parts[0].device
+    send = torch.zeros(max(sizes), sum(widths), dtype=torch.uint8, device=device)
     if len(parts[0]):
         send[: len(parts[0])] = torch.cat([_as_bytes(part) for part in parts], 1)
     received = gathered(send, group)

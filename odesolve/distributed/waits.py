@@ -254,11 +254,13 @@ def objects(value: Any, group: Any) -> list[Any]:
     """The values of all ranks of a group: anything that can be pickled."""
     device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
     body = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(device)
-    sizes = [int(n) for n in gathered(torch.tensor([len(body)], device=device), group)]
+    size = torch.tensor([len(body)], device=device)
+    sizes = [int(n) for n in gathered(size, group)]
     send = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
     send[: len(body)] = body
     bodies = zip(gathered(send, group), sizes, strict=True)
-    return [pickle.loads(body[:n].cpu().numpy().tobytes()) for body, n in bodies]
+    messages = (body[:n].cpu().numpy().tobytes() for body, n in bodies)
+    return [pickle.loads(message) for message in messages]
 
 
 def _wait(work: Any, group: Any, call: CollectiveCall | None) -> None:

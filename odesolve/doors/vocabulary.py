@@ -1,4 +1,4 @@
-"""Words of other programs for arguments, and what to type here instead of each."""
+"""What other programs call arguments, and what to type here instead."""
 
 from __future__ import annotations
 

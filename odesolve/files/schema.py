@@ -169,7 +169,8 @@ def _with_key(message: str, value: Any, kind: Any, texts: bool) -> str:
     before, dots, after = message.partition("[...]")
     if not dots:
         return message
-    steps = [name or int(place) for name, place, _ in _STEP.findall(before.partition("$")[2])]
+    matches = _STEP.findall(before.partition("$")[2])
+    steps = [name or int(place) for name, place, _ in matches]
     for key, part in _reached(value, steps).items():
         try:
             msgspec.convert(_alone(value, steps, {key: part}), kind, str_keys=texts)

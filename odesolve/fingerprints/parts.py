@@ -127,10 +127,9 @@ def _model(model: Model) -> Parts:
 def _module(module: nn.Module) -> Parts:
     net = network_of(module)
     if net is None:
-        return _with_hooks(
-            module,
-            {name: list(vars(module)[name].values()) for name in HOOKS if vars(module).get(name)},
-        )
+        registered = [name for name in HOOKS if vars(module).get(name)]
+        hooks = {name: list(vars(module)[name].values()) for name in registered}
+        return _with_hooks(module, hooks)
     outer = {
         name: list(module.__dict__[name].values()) for name in HOOKS if module.__dict__.get(name)
     }
@@ -206,7 +205,8 @@ def _function(fn: types.FunctionType) -> Parts:
         return Parts("function", [("name", named(fn)), *cells(fn), *held])
     given = [("defaults", fn.__defaults__), ("kwdefaults", fn.__kwdefaults__)]
     code = Parts("code", code_parts(fn.__code__, fn.__doc__))
-    return Parts("function", [("code", code), *given, *cells(fn), *outside(fn), *held])
+    surroundings = (*cells(fn), *outside(fn), *held)
+    return Parts("function", [("code", code), *given, *surroundings])
 
 
 def _method(method: Any) -> Parts:
@@ -239,9 +239,9 @@ def _class(cls: type) -> Parts:
     return Parts("class", parts, ordered=False)
 
 
-def _names(seen: Names) -> Parts:
+def _names(use: Names) -> Parts:
     """A module: one of a library by its name, a user's by the members that are used."""
-    module, names = seen
+    module, names = use
     if module_in_library(module.__name__):
         return Parts("library", [("name", module.__name__)])
     held = vars(module)

@@ -151,7 +151,7 @@ class Callee:
                 raise_misread(e, self.what, self.at, ours, named)
                 raise
             differentiating = Differentiating(self.given, self.what, self.at)
-            out = differentiating.asked(self.asked, e, (*ours, *args), named)
+            out = differentiating.repeat(self.asked, e, (*ours, *args), named)
         self.fn = differentiating
         self.free = False
         return out

@@ -1,4 +1,4 @@
-"""Functions of users that differentiate their state: they are called so that they can."""
+"""Functions of users that differentiate their own state: the way to call them."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ class Differentiating:
             out = self._on_leaves(given, named)[0]
         return out if outside else each(out, Tensor.detach)
 
-    def asked(
+    def repeat(
         self,
-        asked: bool | None,
+        wanted: bool | None,
         error: Exception,
         given: Sequence[Any],
         named: Mapping[str, Any],
     ) -> Any:
         """Repeat a call that failed with this error. Raises OdesolveError unless gradients are
         asked for."""
-        if asked is not False:
+        if wanted is not False:
             outside = torch.is_grad_enabled()
             with torch.inference_mode(False), torch.enable_grad():
                 out, leaves = self._on_leaves(given, named)
-            if asked or any(wants_gradients(x, leaves) for x in tensors_in([out])):
+            if wanted or any(wants_gradients(x, leaves) for x in tensors_in([out])):
                 return out if outside else each(out, Tensor.detach)
         raise OdesolveError(
-            f"{self.what} differentiates its state, of which nobody asks gradients here: let it "
-            "do so within torch.enable_grad(), of y = y if y.requires_grad else "
-            "y.detach().requires_grad_(), with create_graph=True; or ask for gradients, by y0 with "
-            "requires_grad outside of torch.no_grad"
+            f"{self.what} differentiates its state, and nothing here asks for gradients of it: let "
+            "it do so within torch.enable_grad(), by y = y if y.requires_grad else "
+            "y.detach().requires_grad_(), with create_graph=True; or ask for gradients, by a y0 "
+            "with requires_grad outside of torch.no_grad"
         ) from error
 
     def _on_leaves(

@@ -25,8 +25,8 @@ FAILURES = (RuntimeError, IndependentAnswer, Watched)
 
 @functools.cache
 def _load() -> None:
-    """Use it once, as torch then loads modules that warn of torch.jit: users, who may turn warnings
-    into errors, do not see these."""
+    """Use forward differentiation once: torch then loads modules that warn about torch.jit, and
+    users, who may turn warnings into errors, must not see those."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
@@ -58,7 +58,11 @@ def slopes(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, chunk: int) -> T
     """The derivatives alone, ``chunk`` of them in one pass."""
     with LOCK:
         _load()
-        return torch.func.vmap(lambda v: pushed(f, (x,), (v,))[1], chunk_size=chunk)(v)
+
+        def product(v: Tensor) -> Tensor:
+            return pushed(f, (x,), (v,))[1]
+
+        return torch.func.vmap(product, chunk_size=chunk)(v)
 
 
 def own_error(error: Exception) -> bool:

@@ -219,12 +219,12 @@ def refuse_lost(name: str, state: Any, adjoint: str | None) -> None:
     asking = _asking(state, adjoint)
     if any(x.grad_fn is not None for x in asking):
         raise OdesolveError(
-            f"{name} was computed from what asks for gradients, of which this solve makes none: "
+            f"{name} was computed from tensors that ask for gradients, and this solve makes none: "
             "give adjoint='backprop', or detach() it"
         )
     if asking:
         warn(
-            f"{name} asks for gradients, of which this solve makes none: give adjoint='backprop' "
+            f"{name} asks for gradients, and this solve makes none: give adjoint='backprop' "
             "where there is one, or detach() it"
         )
 

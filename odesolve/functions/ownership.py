@@ -99,7 +99,7 @@ if _uses(torch.empty(0).untyped_storage()._cdata) < 0:  # then every result is c
 
 
 def each_owned(out: Any, pool: list[Tensor] | None = None) -> Any:
-    """The same of every tensor of a tuple or list."""
+    """A tuple or list with every tensor ``owned``."""
     if not isinstance(out, (tuple, list)):
         return tensor_owned(out)
     parts = list(out)

@@ -41,8 +41,8 @@ class Steady:
     The call is repeated three times where the first answer moved one of the global random
     generators (torch's, also the device's, numpy's and Python's), or where ``module``, by default
     the function's own, has layers that draw; otherwise once with ``always``. With ``batch``, it is
-    repeated for so many of its samples only. ``extra`` counts the further calls. Under a transform
-    of torch.func, which shows no values, the next plain call counts as the first.
+    repeated for that many of its samples only. ``extra`` counts the further calls. Under a
+    transform of torch.func, which shows no values, the next plain call counts as the first.
 
     With ``elsewhere``, two times of the network (of one dimension, with a row each), the repeated
     call has the first and the last row at these times: an answer for other rows that depends on

@@ -52,9 +52,9 @@ def to_diffusers(
     flow = flow or schedule == "flow"
     schedule = "flow" if flow and schedule == "normal" else schedule
     row = _row(solver, options, schedule, lambda r: r.flow if flow else r.diffusers, "diffusers")
-    made = row.flow if flow else row.diffusers
-    assert made is not None, "the row was found by this entry"
-    cls, config = made
+    entry = row.flow if flow else row.diffusers
+    assert entry is not None, "the row was found by this entry"
+    cls, config = entry
     return cls, {**config, **_spaced(cls, schedule, flow)}
 
 
@@ -96,16 +96,19 @@ def table() -> str:
     head = ("odesolve", "diffusers", "A1111", "ComfyUI", "k-diffusion")
     rows = [head, *map(_cells, ROWS)]
     widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    padded = [[c.ljust(w) for c, w in zip(r, widths, strict=True)] for r in rows]
+    lines = ["| " + " | ".join(cells) + " |" for cells in padded]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def _cells(row: NameRow) -> tuple[str, ...]:
-    made = row.diffusers or row.flow
-    written = "" if made is None else f"{made[0].removesuffix('Scheduler')}({_keywords(made[1])})"
-    alone = "no peer is installed" if made is None else ""
+    entry = row.diffusers or row.flow
+    written = ""
+    if entry is not None:
+        scheduler, config = entry
+        written = f"{scheduler.removesuffix('Scheduler')}({_keywords(config)})"
+    alone = "no peer is installed" if entry is None else ""
     peer = alone if row.peer is None else f"sample_{row.peer[0]}({_keywords(row.peer[1])})"
     return (solver_label(row.solver, row.options), written, row.label or "", row.comfy or "", peer)
 
@@ -125,13 +128,13 @@ def _row(
     of its own."""
     entry = REGISTRY.find(solver)
     wanted = canonical(solver, options)
-    found = [
+    rows = [
         r
         for r in ROWS
         if r.solver == entry.name and column(r) and canonical(r.solver, r.options) == wanted
     ]
-    if found:
-        return next((r for r in found if r.schedule == schedule), found[0])
+    if rows:
+        return next((r for r in rows if r.schedule == schedule), rows[0])
     near = dict.fromkeys(
         solver_label(r.solver, r.options) for r in ROWS if r.solver == entry.name and column(r)
     )

@@ -73,7 +73,8 @@ def _marked(theirs: dict[str, Any], mine: dict[str, Any]) -> list[str]:
     before = theirs["settings"]
     now = mine["settings"]
     other = [name for name in MARKED if before.get(name) != now.get(name)]
-    return [MARKED[name] + _inside(theirs.get("parts", {}), mine["parts"], name) for name in other]
+    parts = theirs.get("parts", {})
+    return [MARKED[name] + _inside(parts, mine["parts"], name) for name in other]
 
 
 def _inside(theirs: dict[str, str], mine: dict[str, str], name: str) -> str:

@@ -23,7 +23,7 @@ STATUSES = ("ok", "diverged", "max_calls", "max_steps", "min_step", "max_rounds"
 
 
 class Quantisation(NamedTuple):
-    """What discrete data are: so many ``levels`` from ``low`` to ``high``, dequantised ``draws``
+    """What discrete data are: ``levels`` values from ``low`` to ``high``, dequantised ``draws``
     times; ``levels`` is None of continuous data."""
 
     levels: int | None
@@ -112,7 +112,7 @@ def _bounds(draw: LogProb) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def meaning(levels: int | None) -> str:
-    """What the nats mean: those of continuous data, or of data of so many levels."""
+    """What the nats mean: those of continuous data, or of data with discrete levels."""
     if not levels:
         return LogProb.MEANING
     bound = f"log-probability of data of {levels} levels as a density, a bound by dequantised data"

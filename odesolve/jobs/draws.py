@@ -136,11 +136,13 @@ def solve_batch(
     the others keep their results."""
     together = solve(model, shape, ids=ids)
     if together.status == "ok":
-        return {"samples": together.x.cpu().numpy(), "status": np.zeros(len(ids), np.uint8)}
+        fine = np.zeros(len(ids), np.uint8)
+        return {"samples": together.x.cpu().numpy(), "status": fine}
     apart = []
     for k in range(len(ids)):
         own = model.rows(torch.tensor([k]), len(ids))
-        apart.append(solve(own, (1, *shape[1:]), ids=ids[k : k + 1]))
+        one = (1, *shape[1:])
+        apart.append(solve(own, one, ids=ids[k : k + 1]))
     diverged = np.array([sample.status != "ok" for sample in apart], np.uint8)
     x = torch.cat([sample.x for sample in apart])
     return {"samples": x.cpu().numpy(), "status": diverged}

@@ -114,7 +114,8 @@ class Job:
     def found(self) -> dict[int, File]:
         """The shards that are there by their number; one file per number, also where a network that
         is not repeatable has made two."""
-        return {k: File(min(paths)) for k, paths in sorted(self.scan()[0].items())}
+        shards, _ = self.scan()
+        return {k: File(min(paths)) for k, paths in sorted(shards.items())}
 
     def strays(self) -> list[File]:
         """Files among the shards that do not belong to this job: they are left alone and never
@@ -228,7 +229,8 @@ class Job:
         for k in range(first_shard, last_shard + 1):
             start = self.ids(k)[0]
             arrays = self.read(k)
-            parts.append({name: v[max(0, a - start) : b - start] for name, v in arrays.items()})
+            rows = slice(max(0, a - start), b - start)
+            parts.append({name: values[rows] for name, values in arrays.items()})
         return joined(parts)
 
     @property
@@ -281,9 +283,8 @@ class Job:
         start = f"{k:07d}-"
         folder = self._folder(k)
         near = [e for e in _entries(folder) if e.name.startswith(start)]
-        return sorted(
-            File(e.path) for e in near if self.number(folder.name, e.name) == k and e.is_file()
-        )
+        ours = (e for e in near if self.number(folder.name, e.name) == k)
+        return sorted(File(e.path) for e in ours if e.is_file())
 
     def _corrupt(self, path: File) -> OdesolveError:
         return OdesolveError(
@@ -308,7 +309,8 @@ class Job:
         return [self._encoded_size(n) for n in counts]
 
     def _encoded_size(self, n: int) -> int:
-        zeros = {name: np.zeros((n, *shape), d) for name, (d, shape) in self.arrays.items()}
+        kinds = self.arrays.items()
+        zeros = {name: np.zeros((n, *shape), dtype) for name, (dtype, shape) in kinds}
         return len(encode(zeros, self.format))
 
     def __str__(self) -> str:

@@ -68,13 +68,13 @@ class Leases:
     def take(self, k: int, wait: float = 0.0) -> bool:
         """Whether number k is ours now; its holder has ``wait`` seconds to give it back."""
         end = time.monotonic() + wait
-        while not self._taken(k):
+        while not self._try_to_take(k):
             if time.monotonic() >= end:
                 return False
             time.sleep(POLL)
         return True
 
-    def _taken(self, k: int) -> bool:
+    def _try_to_take(self, k: int) -> bool:
         if k in self.mine:
             return True
         with _GUARD:

@@ -88,10 +88,10 @@ def _place() -> str:
     where the system shows neither."""
     try:
         boot = (PROCESSES / "sys/kernel/random/boot_id").read_text()
-        seen = os.readlink(PROCESSES / "self/ns/pid")
+        namespace = os.readlink(PROCESSES / "self/ns/pid")
     except OSError:
         return "0" * 8
-    return hashlib.sha256(f"{boot} {seen}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()[:8]
 
 
 @cache

@@ -37,7 +37,7 @@ def at_once(number: int, frame: Any) -> None:
 @contextmanager
 def graceful(seconds: float) -> Iterator[None]:
     """Within, a signal takes effect at the next ``check``; a second one ends the process at once,
-    as does the first after so many seconds.
+    as does the first after this many ``seconds``.
 
     This holds in the main thread, for signals that have no handler of the user's. Afterwards the
     handlers are those of before.

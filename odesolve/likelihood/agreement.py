@@ -1,5 +1,5 @@
-"""Whether latents can be of the law that they are given the density of: nothing else shows that a
-base is a wrong one."""
+"""Whether latents can be samples of the law by which their density is taken: nothing else shows
+that a base is wrong."""
 
 from __future__ import annotations
 
@@ -38,18 +38,20 @@ class LatentLaw:
     name: str
 
 
-def noted(found: LogProb, base: Any, std: float, quiet: bool = False) -> LogProb:
+def noted(density: LogProb, base: Any, std: float, quiet: bool = False) -> LogProb:
     """The result with a note where its latents cannot be of their base, by default N(0, std^2);
     warns of it unless ``quiet``."""
-    fine = [word == "ok" for word in found.status]
+    fine = [word == "ok" for word in density.status]
     if not any(fine):
-        return found
-    told = apart(found.latent.detach()[torch.tensor(fine, device=found.latent.device)], base, std)
-    if told is None:
-        return found
+        return density
+    note = apart(
+        density.latent.detach()[torch.tensor(fine, device=density.latent.device)], base, std
+    )
+    if note is None:
+        return density
     if not quiet:
-        warn(told)
-    return replace(found, notes=(*found.notes, told))
+        warn(note)
+    return replace(density, notes=(*density.notes, note))
 
 
 def apart(latent: Tensor, base: Any, std: float) -> str | None:
@@ -63,7 +65,8 @@ def apart(latent: Tensor, base: Any, std: float) -> str | None:
     if law is None:
         return None
     dim = latent.shape[1:].numel()
-    squares = ((latent.double() - law.mean) / law.std).flatten(1).square().mean(1)
+    standard = (latent.double() - law.mean) / law.std
+    squares = standard.flatten(1).square().mean(1)
     squares = squares[torch.isfinite(squares)].clamp_min(1e-300)
     if not len(squares):
         return None
@@ -75,7 +78,8 @@ def apart(latent: Tensor, base: Any, std: float) -> str | None:
     ):
         return None
     times = (median / (high if median > high else low)) ** 0.5
-    size = float(latent.double().flatten(1).square().mean(1).median().sqrt())
+    mean_squares = latent.double().flatten(1).square().mean(1)
+    size = float(mean_squares.median().sqrt())
     return (
         f"the latents are {times:.3g} times as far from the base's mean as its samples are (their "
         f"size is {size:.3g}, the base "
@@ -94,8 +98,8 @@ def _medians(freedom: int) -> tuple[float, float]:
 
 
 def _improbable(squares: Tensor, median: float, freedom: int, above: bool) -> bool:
-    """Whether so many samples of the base hardly ever lie beyond this mean square, and one alone
-    seldom."""
+    """Whether this many samples of the base hardly ever all lie beyond this mean square, and a
+    single one seldom does."""
     half = torch.tensor(0.5 * freedom, dtype=torch.float64)
     tail = (torch.special.gammaincc if above else torch.special.gammainc)(half, half * median)
     one = math.log(max(float(tail), 1e-300))
@@ -123,8 +127,8 @@ def _law(base: Any, std: float, like: Tensor) -> LatentLaw | None:
 
 
 def _moments(base: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation, as the base says or as its samples have them, which move nobody's
-    generator."""
+    """Mean and deviation, as the base states them, or as samples of it show, which are drawn
+    without touching anyone's generator."""
     if isinstance(getattr(base, "mean", None), Tensor):
         std = getattr(base, "stddev", None)
         return base.mean, std if isinstance(std, Tensor) else base.variance.sqrt()

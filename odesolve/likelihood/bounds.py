@@ -66,7 +66,7 @@ class Bound:
         """-log2 P / D, an upper bound (B,). Of a density, of data that take ``levels`` equally wide
         values in [low, high].
 
-        A discrete decoder's value is of probabilities already: the arguments are of no use then.
+        A discrete decoder's value is of probabilities already, and the arguments are not used.
         """
         check_width(levels, low, high)
         bits = -self.value / (self.dim * math.log(2.0))
@@ -116,10 +116,10 @@ def elbo(
             the probability that it gives a value, of ``levels`` from ``low`` to ``high``. The
             variance is beta of the last step unless it is learned; of the SDE it is sigma^2 /
             alpha^2.
-        terms: of the chain evaluate only so many of the terms between, a random one of each of so
-            many equal shares.
-        evaluations: of the SDE's integrand, of all draws together, which have one decoder's
-            evaluation each besides.
+        terms: how many of the chain's terms between are evaluated: the chain is cut into that many
+            equal shares, and one random term is taken from each.
+        evaluations: how often the SDE's integrand is evaluated, over all draws together; each draw
+            has one evaluation of the decoder besides.
         draws: independent estimates; their spread gives ``stderr``. By default 1 of a chain, 4 of
             the SDE.
         seed, ids: of the noise, as for ``ode.sample``: a sample's estimate does not depend on the
@@ -164,8 +164,8 @@ def _chain(
     batch = len(x)
     n = chain.count
     device = x.device
-    found = torch.zeros(draws, 2, batch, dtype=torch.float64, device=device)
-    sums, seen = (torch.zeros(batch, n, dtype=torch.float64, device=device) for _ in range(2))
+    terms = torch.zeros(draws, 2, batch, dtype=torch.float64, device=device)
+    sums, visits = (torch.zeros(batch, n, dtype=torch.float64, device=device) for _ in range(2))
     with Bar(draws * (count + 1), progress, "call") as tick:
         for draw in range(draws):
             for k in range(count):
@@ -177,14 +177,14 @@ def _chain(
                     .expand(batch)
                 )
                 term = chain.term(x, index, noise())
-                found[draw, 0] += term * (n / count)
+                terms[draw, 0] += term * (n / count)
                 sums.scatter_add_(1, index[:, None], term[:, None])
-                seen.scatter_add_(1, index[:, None], torch.ones_like(term)[:, None])
+                visits.scatter_add_(1, index[:, None], torch.ones_like(term)[:, None])
                 _tick(tick, noise)
-            found[draw, 1] = chain.data_term(x, noise())
+            terms[draw, 1] = chain.data_term(x, noise())
             _tick(tick, noise)
     prior = prior_loss(x, chain.points[0], chain.model.path.start_std(chain.points[0].t))
-    return _bound(prior, found, sums / seen, x, noise.count, chain.decoder)
+    return _bound(prior, terms, sums / visits, x, noise.count, chain.decoder)
 
 
 def _sde(
@@ -199,36 +199,36 @@ def _sde(
     each = evaluations // draws
     if each < 1:
         raise OdesolveError(
-            f"evaluations={short(evaluations)} for {draws} draws: give at least one a draw"
+            f"evaluations={short(evaluations)} for {draws} draws: give at least one per draw"
         )
     path = model.path
     begin = path.t_noise if path.t_clip is None else path.t_clip
     sde = Diffusion(model, path.point(begin), path.point(path.t_min), decode, x.device)
-    found = torch.zeros(draws, 2, len(x), dtype=torch.float64, device=x.device)
+    terms = torch.zeros(draws, 2, len(x), dtype=torch.float64, device=x.device)
     with Bar(draws * (each + 1), progress, "call") as tick:
         for draw in range(draws):
             for k in range(each):
                 lam, weight = sde.level((k + noise.uniform()) / each)
-                found[draw, 0] += sde.term(x, lam, noise()) * weight / each
+                terms[draw, 0] += sde.term(x, lam, noise()) * weight / each
                 _tick(tick, noise)
-            found[draw, 1] = sde.data_term(x, noise())
+            terms[draw, 1] = sde.data_term(x, noise())
             _tick(tick, noise)
     return _bound(
-        prior_loss(x, sde.first, path.start_std(begin)), found, None, x, noise.count, decode
+        prior_loss(x, sde.first, path.start_std(begin)), terms, None, x, noise.count, decode
     )
 
 
 def _bound(
     prior: Tensor,
-    found: Tensor,
+    terms: Tensor,
     steps: Tensor | None,
     x: Tensor,
     nfe: int,
     decode: Decoder,
 ) -> Bound:
-    """``found`` (draws, 2, B) holds the sums of terms between, and the decoder's."""
-    draws, (between, last) = len(found), found.mean(0)
-    sums = found.sum(1)
+    """``terms`` (draws, 2, B) holds the sums of terms between, and the decoder's."""
+    draws, (between, last) = len(terms), terms.mean(0)
+    sums = terms.sum(1)
     stderr = sums.std(0) / draws**0.5 if draws > 1 else torch.full_like(prior, torch.nan)
     value = -(prior + between + last)
     return Bound(
@@ -245,8 +245,8 @@ def _bound(
 
 
 class _Noise:
-    """Normal numbers like x for one evaluation after the other, each from its own stream, and a
-    uniform number with them."""
+    """Normal numbers of the shape of x, one stream per evaluation, and uniform numbers (B,) beside
+    them."""
 
     def __init__(self, x: Tensor, keys: Tensor):
         self.x = x

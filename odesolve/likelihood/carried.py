@@ -94,7 +94,8 @@ def carry(
     rest = gauge.integrate(traces, zero, x.shape[1:].numel())
     first = gauge.at(plan.grid[0])
     last = gauge.at(plan.grid[-1])
-    known = -x.shape[1:].numel() * math.log(gauge.spread(last) / gauge.spread(first))
+    growth = gauge.spread(last) / gauge.spread(first)
+    known = -x.shape[1:].numel() * math.log(growth)
     return Carried(out, known + rest, curve.error(rest), nfe, len(traces) * probes.products)
 
 
@@ -148,7 +149,9 @@ class Gauge:
             *(i.quantity for i in plan.evaluations),
             *(o.guess for o in states),
         )
-        self.to_data = not self.velocity and self.at(plan.grid[0]).rho > self.at(plan.grid[-1]).rho
+        first = self.at(plan.grid[0])
+        last = self.at(plan.grid[-1])
+        self.to_data = not self.velocity and first.rho > last.rho
 
     def at(self, t: float) -> Point:
         """The path at a time of the plan."""
@@ -204,7 +207,8 @@ class _Rows:
         return self.states[self.gauge.plan.result][1]
 
     def _evaluate(self, _: int, i: Evaluate) -> None:
-        self._evaluated(i.output, i.input, self.gauge.at(i.t), next(self.traces).double())
+        point = self.gauge.at(i.t)
+        self._evaluated(i.output, i.input, point, next(self.traces).double())
 
     def _combine(self, _: int, i: Combine) -> None:
         for output, terms in i.rows:
@@ -353,6 +357,7 @@ def _differentiable(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def threshold(data: Tensor, t: object) -> Tensor:
         flat = data.flatten(1)
         s = torch.quantile(flat.abs(), fn.quantile, dim=1, keepdim=True).clamp_min(fn.floor)
-        return (torch.minimum(torch.maximum(flat, -s), s) * (fn.floor / s)).reshape(data.shape)
+        clipped = torch.minimum(torch.maximum(flat, -s), s)
+        return (clipped * (fn.floor / s)).reshape(data.shape)
 
     return threshold

@@ -1,4 +1,4 @@
-"""What ``ode.log_prob`` is asked, looked at before anything is solved."""
+"""Checks of the arguments of ``ode.log_prob``, before anything is solved."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_numbers(
     steps: Any,
     args: Any,
 ) -> None:
-    """Raise OdesolveError for numbers that cannot be used, also where nothing asks for them."""
+    """Raise OdesolveError for numbers that cannot be used, even where nothing uses them."""
     if tol is not None:
         positive("tol", tol, "1e-3, in nats")
     whole("products", products, 1)
@@ -83,14 +83,16 @@ def check_plan(
     steps: Any,
     grid: Any,
 ) -> None:
-    """Raise OdesolveError for a plan of another path, or beside what it has its own of."""
+    """Raise OdesolveError for a plan of another path, or beside arguments that a plan decides
+    itself."""
     if isinstance(model, Model) and plan is not None:
         check_alone("plan", solver=solver, steps=steps, grid=grid)
         check_path(plan, model.path)
 
 
 def check_grid(model: Any, grid: Any, steps: Any, of: str) -> None:
-    """Raise OdesolveError for a grid without steps, or of what has no path."""
+    """Raise OdesolveError for a grid without steps, or a grid beside a velocity, which has no
+    path."""
     if grid is not None and not isinstance(model, Model):
         raise OdesolveError(
             f"grid={short(grid)}: a grid is of a model's path, a velocity takes steps= of one size"
@@ -102,10 +104,11 @@ def check_grid(model: Any, grid: Any, steps: Any, of: str) -> None:
 
 
 def times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[float, float]:
-    """The two times, where they are what the solve goes by."""
+    """The two times of a solve. Raises OdesolveError for times that it cannot use."""
     expected = "two times, the time of the data and that of the base"
     given = numbers("t", t, expected)
-    if given.shape != (2,) or not bool(given.isfinite().all()) or bool(given[0] == given[1]):
+    finite = bool(given.isfinite().all())
+    if given.shape != (2,) or not finite or bool(given[0] == given[1]):
         raise OdesolveError(f"t={t}: give {expected}")
     if given.requires_grad and adjoint is not None:
         raise OdesolveError(
@@ -118,7 +121,8 @@ def times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[flo
     first, last = given.tolist()
     if isinstance(model, Model):
         path = model.path
-        if any((t - path.t_data) * (path.t_noise - path.t_data) < 0.0 for t in (first, last)):
+        way = path.t_noise - path.t_data
+        if any((t - path.t_data) * way < 0.0 for t in (first, last)):
             raise OdesolveError(
                 f"t=({first}, {last}) reaches beyond the data at t={path.t_data}: "
                 "give times after it"
@@ -135,7 +139,7 @@ def times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[flo
 
 
 def check_adjoint(adjoint: str | None, params: Sequence[Tensor] | None, on_plan: bool) -> None:
-    """Raise OdesolveError for gradients of a way that there is not."""
+    """Raise OdesolveError for an unknown way to gradients."""
     if adjoint not in (None, *ADJOINTS):
         raise unknown("adjoint", adjoint, ADJOINTS)
     if adjoint is None and params is not None:

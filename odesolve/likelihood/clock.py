@@ -54,9 +54,8 @@ class FieldClock:
         """Which samples (n,) have another answer at ``at`` than ``here`` (n, ...) where the others
         have other times, as 0 or 1, and the evaluations (n,) that this took."""
         low, high, higher = self.others
-        times = torch.tensor(
-            [[low, self.at, high], [higher, self.at, high]], dtype=torch.float64, device=x.device
-        )
+        rounds = [[low, self.at, high], [higher, self.at, high]]
+        times = torch.tensor(rounds, dtype=torch.float64, device=x.device)
         off, calls = self._look(x, index, here, times, ORDER)
         if bool(off.any()) or not (self.batched or len(x) <= FEW):
             return off, calls
@@ -72,23 +71,23 @@ class FieldClock:
         times: Tensor,
         order: tuple[int, int, int],
     ) -> tuple[Tensor, Tensor]:
-        found = self._answers(x, index, times, order)
-        if found is not None and not bool(self._off(found, here).any()):
-            return self._told(x, 0.0, 1)
+        answers = self._answers(x, index, times, order)
+        if answers is not None and not bool(self._off(answers, here).any()):
+            return self._verdict(x, 0.0, 1)
         # Another batch may be another rounding, and may not be possible: the same calls, all rows
         # at one time.
         same = self._answers(x, index, times.new_full((2, 3), self.at), order)
-        if found is None:
-            return self._told(x, 0.0 if same is None else 1.0, 2)
+        if answers is None:
+            return self._verdict(x, 0.0 if same is None else 1.0, 2)
         off = (
             torch.zeros(len(x), dtype=torch.bool, device=x.device)
             if same is None
-            else self._off(found, same[1])
+            else self._off(answers, same[1])
         )
-        return off.double(), self._told(x, 0.0, 2)[1]
+        return off.double(), self._verdict(x, 0.0, 2)[1]
 
     def refuse(self) -> OdesolveError:
-        """The error of one that is off."""
+        """The error for a field that answers for other times."""
         return OdesolveError(
             f"{self.name} answers for a sample's time by the times of other samples (one time for "
             "all, as t[0] or t.mean() is?), "
@@ -97,7 +96,7 @@ class FieldClock:
             "of the answer go by its own row of t"
         )
 
-    def _told(self, x: Tensor, off: float, rounds: int) -> tuple[Tensor, Tensor]:
+    def _verdict(self, x: Tensor, off: float, rounds: int) -> tuple[Tensor, Tensor]:
         each = torch.full((len(x),), off, dtype=torch.float64, device=x.device)
         return each, torch.full_like(each, CALLS * rounds)
 
@@ -125,10 +124,10 @@ class FieldClock:
         return out.nan_to_num(0.0, 0.0, 0.0)
 
     @staticmethod
-    def _off(found: Tensor, known: Tensor) -> Tensor:
+    def _off(answers: Tensor, known: Tensor) -> Tensor:
         """Which samples (n,) have answers (3, n, ...) whose middle one is not the known one."""
         known = known.detach().nan_to_num(0.0, 0.0, 0.0)
-        gap, *changes = (_size(found[k] - known) for k in (1, 0, 2))
+        gap, *changes = (_size(answers[k] - known) for k in (1, 0, 2))
         rounding = ROUNDING * _size(known).square().mean().sqrt()
         return (gap > rounding) & (gap > SHARE * torch.maximum(*changes))
 
@@ -147,7 +146,8 @@ def _calls(
     if batched:
         # the middle row is one's second of three, or one's first
         inner = TURNED if n % 2 else ORDER
-        kinds = torch.tensor([order if k in (0, n - 1) else inner for k in range(n)], device=device)
+        orders = [order if k in (0, n - 1) else inner for k in range(n)]
+        kinds = torch.tensor(orders, device=device)
         yield rows.repeat_interleave(3), kinds.flatten()
         return
     for k in range(3):
@@ -159,7 +159,7 @@ def _size(x: Tensor) -> Tensor:
 
 
 def of_velocity(flow: VelocityFlow, at: float) -> FieldClock:
-    """A velocity's, which answered at clock time ``at``."""
+    """The clock of a velocity that answered at clock time ``at``."""
 
     def ask(y: Tensor, index: Tensor, u: Tensor) -> Tensor:
         return flow.field(u.to(y.dtype), index)(y)
@@ -168,8 +168,8 @@ def of_velocity(flow: VelocityFlow, at: float) -> FieldClock:
 
 
 def of_path(flow: PathFlow, ask: Ask, at: float, batched: bool) -> FieldClock:
-    """A model's, which answered at the path's time ``at``; discrete ones are asked at their
-    training times."""
+    """The clock of a model that answered at the path's time ``at``; discrete models are asked at
+    their training times."""
     t = flow.times(torch.tensor(_between(flow, OF_PATH), dtype=torch.float64))
     steps = flow.model.path.training_steps
     if steps is not None:
@@ -186,6 +186,6 @@ def _between(
 
 
 def needed(control: str | None, in_turn: bool, samples: int) -> bool:
-    """Whether rows of different times meet in a call: where nothing holds them to one, and there
-    are several in a call."""
+    """Whether rows of different times can meet in a call: where nothing holds them to one time and
+    a call has several rows."""
     return control != "batch" and (samples > 1 or not in_turn)

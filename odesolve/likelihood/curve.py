@@ -74,9 +74,9 @@ class PlanCurve:
         p = self.gaussian.at(i.t)
         if self._asked.get(i.t) != k or p.sigma == 0.0:
             return
-        here = self._visit(
-            p, state.double().flatten(1), rest.double().flatten(1), traces.double().mean(1)
-        )
+        x = state.double().flatten(1)
+        answer = rest.double().flatten(1)
+        here = self._visit(p, x, answer, traces.double().mean(1))
         if not self._last:
             self._sum = here.rate * (here.u - self._angle(self.plan.grid[0]))
         else:
@@ -95,9 +95,9 @@ class PlanCurve:
     def error(self, change: Tensor) -> Tensor:
         """What ``change`` (B, K), the log-density less the Gaussian's that the rows arrived at,
         errs by at most (B,), about."""
-        found = change.mean(1)
+        mean = change.mean(1)
         if not self._last:
-            return found.abs()
+            return mean.abs()
         here = self._last[-1]
         end = self.gaussian.at(self.plan.grid[-1])
         h = self._angle(end.t) - here.u
@@ -107,7 +107,7 @@ class PlanCurve:
         elif len(self._last) > 1:
             before = self._last[0]
             last = here.rate + (here.rate - before.rate) * (h / (here.u - before.u))
-        apart = (found - self._sum - 0.5 * h * (here.rate + last)).abs()
+        apart = (mean - self._sum - 0.5 * h * (here.rate + last)).abs()
         return 2.0 * (apart + torch.as_tensor(self._defect).abs()) + 0.2 * self._strayed
 
     def _angle(self, t: float) -> float:
@@ -127,6 +127,6 @@ class PlanCurve:
         cos = math.cos(u)
         y = x / g.spread(p)
         score = -(y - (cos / c) * data) / sin**2
-        return _CurveVisit(
-            u, trace * (g.spread(p) / (c * sin)), y, (cos / sin) * y - data / (c * sin), score + y
-        )
+        divergence = trace * (g.spread(p) / (c * sin))
+        slope = (cos / sin) * y - data / (c * sin)
+        return _CurveVisit(u, divergence, y, slope, score + y)

@@ -51,7 +51,7 @@ FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}
 
 @dataclass(frozen=True)
 class DensityOptions:
-    """The arguments of ``log_prob`` besides model, data and ``batch``, by the same names."""
+    """The arguments of ``log_prob`` other than model, data and ``batch``, under the same names."""
 
     t: tuple[float, float] | None
     base: Any
@@ -76,7 +76,7 @@ class DensityOptions:
 
     @property
     def plans(self) -> bool:
-        """Whether they ask for a plan of a model's."""
+        """Whether the options ask for a plan of a model."""
         fixed = (self.steps, self.plan, self.grid)
         return self.of == "plan" or any(v is not None for v in fixed)
 
@@ -149,8 +149,8 @@ def _density(model: Any, x: Tensor, options: DensityOptions) -> LogProb:
 
 
 def _checked(model: Any, x: Any, options: DensityOptions) -> DensityOptions:
-    """The options with times and a solver that were looked at. Raises OdesolveError for those that
-    cannot be used."""
+    """The options with checked times and solver. Raises OdesolveError for those that cannot be
+    used."""
     o = options
     checks.check(model, x, o.of, o.divergence)
     check_control(o.control)
@@ -251,14 +251,14 @@ def _at_nodes(
         return nodes.integrate(flow, x, probes, solver, *limits, control=control)
     if control == "batch":
         raise OdesolveError(
-            'solver="picard" asks for all times at once, control="batch" for one time a call: '
+            'solver="picard" asks for all times at once, control="batch" for one time per call: '
             "give one of them"
         )
     return picard.integrate(flow, x, probes, *limits)
 
 
 def _steady(model: Any, batch: int, control: str | None) -> tuple[Any, Steady]:
-    """The model, or the velocity, as what asks twice at first."""
+    """The model, or the velocity, with a first call that is asked twice."""
     warn_of_training(model.net if isinstance(model, Model) else model, noise=False)
     model = of_one_time(model) if control == "batch" else model
     if isinstance(model, Model):
@@ -290,13 +290,13 @@ def _ask_plainly(
 
 
 def _counted(density: LogProb, steady: Steady) -> LogProb:
-    """With the calls that looked whether the network is steady."""
+    """The integral with the calls counted that looked whether the network is steady."""
     rounds = None if density.rounds is None else density.rounds + steady.extra
     return replace(density, nfe=density.nfe + steady.extra, rounds=rounds)
 
 
 def _with(density: Any, calls: Tensor | int) -> Any:
-    """With so many network evaluations more of each sample, which no other waited for."""
+    """The integral with more network evaluations per sample, for which no other call waited."""
     return replace(density, nfe=density.nfe + calls)
 
 
@@ -424,8 +424,8 @@ def _flow(model: Any, x: Tensor, t, base: Any, args: Sequence[Any]) -> PathFlow 
 
 
 def _begun(flow: PathFlow, x: Tensor) -> PathFlow:
-    """The flow from the data's end, or from ``t_min`` where the network has no answer there, as one
-    that takes the logarithm of its time has none."""
+    """The flow from the data's end, or from ``t_min`` where the network has no answer at that end:
+    a network that takes the logarithm of its time has none."""
     if not flow.answers(x):
         flow = PathFlow(flow.model, (flow.model.path.t_min, flow.end.t), flow.prior, x)
     flow.looked = 1

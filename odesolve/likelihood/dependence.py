@@ -129,11 +129,8 @@ def look(
 def _direction(x: Tensor, seed: int, size: float) -> Tensor:
     """A random step from x (B, ...), of this size relative to each sample's numbers."""
     scale = x.flatten(1).square().mean(1).sqrt()
-    return (
-        _normal(x, seed + 1)
-        * size
-        * torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (x.dim() - 1))
-    )
+    scale = torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (x.dim() - 1))
+    return _normal(x, seed + 1) * size * scale
 
 
 def _off(
@@ -153,17 +150,17 @@ def _off(
             before = f(x - v, index)
         check_shape(after, x)
         rise = 0.5 * (after - before)
-        here, seen = (_pushed if forward else _pulled)(lambda x: f(x, index), x, v, rise)
+        here, image = (_pushed if forward else _pulled)(lambda x: f(x, index), x, v, rise)
         times = () if clock is None else clock.look(x, index, here)
-        return [after + before - 2 * here, rise, seen, *times]
+        return [after + before - 2 * here, rise, image, *times]
 
     rows = x, v, torch.arange(len(x), device=x.device)
     with nullcontext(Share(rows, list)) if sharing is None else sharing(*rows) as share:
         bend, rise, products, *times = share.join(call(*share.rows))
     length = _sum(rise)
-    seen = products.flatten(1).sum(1)
+    image = products.flatten(1).sum(1)
     straight = _sum(bend).sqrt() <= STRAIGHT * length.sqrt()
-    gap = (seen - length).abs()
+    gap = (image - length).abs()
     return straight & gap.isfinite() & (gap > OFF * length), *times
 
 

@@ -115,7 +115,8 @@ class PathFlow:
         # y = (x / alpha) cos(u) / c at the data's end, the latent is x itself at the other one.
         self.scale = math.cos(self.start) / self.c
         self.spread = math.hypot(self.end.alpha * self.c, self.end.sigma)
-        self.volume = like.shape[1:].numel() * (math.log(self.scale) + math.log(self.spread))
+        growth = math.log(self.scale) + math.log(self.spread)
+        self.volume = like.shape[1:].numel() * growth
 
     def _angle(self, p) -> float:
         return math.atan2(p.sigma, p.alpha * self.c)
@@ -191,7 +192,8 @@ class PathFlow:
         cos = math.cos(self.stop)
         index = torch.arange(self.batch, device=y.device)
         u = y.new_full((len(y),), self.stop, dtype=torch.float64)
-        at_zero = -self.c * sin * self.field(u, index)(torch.zeros_like(y)).double().flatten(1)
+        slope_at_zero = self.field(u, index)(torch.zeros_like(y))
+        at_zero = -self.c * sin * slope_at_zero.double().flatten(1)
         at_x = self.c * (cos * y - sin * slope).double().flatten(1)
         rho2 = self.end.rho**2
         z = (x / self.end.alpha).double().flatten(1)
@@ -245,9 +247,8 @@ class PathFlow:
         at = truncation.angles(self.start, self.stop)
         after = self.ask(at[1], y, probes)
         index = torch.arange(self.batch, device=y.device)
-        wider = [
-            self.field(y.new_full((len(y),), u, dtype=torch.float64), index)(y) for u in at[2:]
-        ]
+        times = [y.new_full((len(y),), u, dtype=torch.float64) for u in at[2:]]
+        wider = [self.field(u, index)(y) for u in times]
         return truncation.estimate(at, y, [slope, after.slope, *wider], (trace, after.trace))
 
 
@@ -338,7 +339,7 @@ def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """A user's log-density at x (B, ...), summed over a sample where it came one per number;
     float64."""
     try:
-        found = shielded(base, "the base's log-density", at=0)(x)
+        values = shielded(base, "the base's log-density", at=0)(x)
     except OdesolveError:
         raise
     except (RuntimeError, ValueError, TypeError) as e:
@@ -347,19 +348,19 @@ def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             "give base= a density that takes "
             f"all of them ({e})"
         ) from e
-    if not isinstance(found, Tensor) or len(found) != len(x) or found.is_complex():
+    if not isinstance(values, Tensor) or len(values) != len(x) or values.is_complex():
         given = (
-            f"{found.dtype} {tuple(found.shape)}"
-            if isinstance(found, Tensor)
-            else type(found).__name__
+            f"{values.dtype} {tuple(values.shape)}"
+            if isinstance(values, Tensor)
+            else type(values).__name__
         )
         raise OdesolveError(
             f"the base's log-density is {given} for states {tuple(x.shape)}: return one number a "
             "sample, a real one"
         )
-    if found.dim() > 1:
-        return found.double().flatten(1).sum(1)
-    return found.double()
+    if values.dim() > 1:
+        return values.double().flatten(1).sum(1)
+    return values.double()
 
 
 def _determined(model: Model, t: float, c: float) -> bool:
@@ -370,7 +371,7 @@ def _determined(model: Model, t: float, c: float) -> bool:
 
 
 def _plain(path: Path) -> Path:
-    """The path, not flipped."""
+    """The path without its flip."""
     return path.base if isinstance(path, Flipped) else path
 
 

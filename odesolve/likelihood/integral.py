@@ -1,4 +1,4 @@
-"""What the ways to integrate a divergence have in common."""
+"""What all ways to integrate a divergence share."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Integral:
 
 
 def standard_error(change: Tensor, probes: Probes) -> Tensor:
-    """Of the mean over probes (B, K): 0 where they are exact; of a single probe nothing is known,
-    and it is NaN."""
+    """The standard error of the mean over probes (B, K): 0 where they are exact, NaN for a single
+    probe, which shows no spread."""
     change = change.detach()
     if probes.exact:
         return torch.zeros_like(change[:, 0])

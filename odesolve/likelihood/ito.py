@@ -137,17 +137,20 @@ class _ItoStep:
         e = math.exp(-0.5 * level * length)
         turned = b.eta - a.eta
         dim = a.z.shape[1:].numel()
-        value = 0.5 * (_inner(a.z, a.z) - _inner(b.z, b.z)) + dim * math.log(before / after)
+        fall = _inner(a.z, a.z) - _inner(b.z, b.z)
+        value = 0.5 * fall + dim * math.log(before / after)
         variance = 0.5 * drawn / (level * after) ** 2 * _inner(turned, turned)
         if abs(level - 1.0) >= REVERSE:
             return _at_level(value, level, e, a, b), variance
-        value = value + (1 - e) / (1 + e) * (_inner(a.eta, a.eta) + _inner(b.eta, b.eta))
+        squares = _inner(a.eta, a.eta) + _inner(b.eta, b.eta)
+        value = value + (1 - e) / (1 + e) * squares
         if self.noise:
-            value = value + 2.0 / (1 + e) * _inner(a.eta, self._drawn(a.z, keys)) / after
+            product = _inner(a.eta, self._step_noise(a.z, keys))
+            value = value + 2.0 / (1 + e) * product / after
         return value, variance
 
-    def _drawn(self, like: Tensor, keys: Tensor) -> Tensor:
-        """The noise that the step added."""
+    def _step_noise(self, like: Tensor, keys: Tensor) -> Tensor:
+        """The noise (B, ...) that the step added."""
         out = torch.empty_like(like)
         streams = [k for name in self.noise if (k := stream_of(name)) is not None]
         normal_sums((out,), keys, streams, (list(self.noise.values()),))
@@ -165,7 +168,9 @@ def _at_level(
     leaves of z."""
     on = (level + 1.0) / level
     back = (level - 1.0) / level
-    moves = on * _inner(a.eta, b.z - e * a.z) - back * _inner(b.eta, a.z - e * b.z)
+    forward = on * _inner(a.eta, b.z - e * a.z)
+    backward = back * _inner(b.eta, a.z - e * b.z)
+    moves = forward - backward
     squares = back**2 * _inner(b.eta, b.eta) - on**2 * _inner(a.eta, a.eta)
     return value + moves / (1 + e) + 0.5 * (1 - e) / (1 + e) * squares
 

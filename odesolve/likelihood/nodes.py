@@ -63,9 +63,9 @@ def integrate(
     quadrature may err by, in nats.
 
     ``state_tol`` is the absolute and relative tolerance of the state's solve. The error is the
-    quadrature's (``held``) and that of the computed curve, by its defect: along any curve y(u), d
-    log p(y(u)) = -div F du + (dy - F du) . score, so the integral of the defect against the score
-    is what the curve's distance from the flow costs, if the score is that of p.
+    quadrature's (``error_bound``) and that of the computed curve, by its defect: along any curve
+    y(u), d log p(y(u)) = -div F du + (dy - F du) . score, so the integral of the defect against the
+    score is what the curve's distance from the flow costs, if the score is that of p.
     Rejected: adding that term to the value. It is exact for an exact network (0.03 nats from 40
     evaluations on the digits), but a trained network's score is not the gradient of its flow's
     density, and the value gets worse."""
@@ -101,8 +101,8 @@ def along_curve(
     first: int = FIRST,
     alone: bool = False,
 ) -> Integral:
-    """The integral of the divergence along a state that took so many rounds to solve, from
-    ``first`` intervals on; every node ``alone`` in its call where one time is for all."""
+    """The integral of the divergence along a state that took ``rounds`` rounds to solve, from
+    ``first`` intervals on; every node is ``alone`` in its call where all samples share one time."""
     device = sol.last.device
     if all(word != "ok" for word in sol.status):
         return _lost(sol, probes, rounds)
@@ -123,7 +123,7 @@ def along_curve(
 
 
 def _lost(sol: NodeCurve, probes: Probes, rounds: int) -> Integral:
-    """What there is where no sample's state arrived."""
+    """The integral where no sample's state arrived: NaN."""
     nothing = torch.full(
         (len(sol.last), probes.count), torch.nan, dtype=torch.float64, device=sol.last.device
     )
@@ -147,7 +147,7 @@ class NodeCurve(Protocol):
 
 
 def in_batches(rows: int, each: int) -> list[slice]:
-    """Slices of so many rows of ``each`` numbers, as large as are evaluated at once."""
+    """Slices of ``rows`` rows of ``each`` numbers, each as large as one batch can be."""
     size = max(1, NUMBERS // max(1, each))
     return [slice(k, k + size) for k in range(0, rows, size)]
 
@@ -158,7 +158,8 @@ def quarters(values: Tensor) -> tuple[Tensor, Tensor]:
     n = len(values) - 1
     k = torch.arange(n + 1, dtype=torch.float64, device=values.device)
     halves = torch.where((k == 0) | (k == n), 0.5, 1.0)
-    upper = torch.cos(math.pi * k[-n // 2 :, None] * k / n) * halves * (2 / n) @ values
+    cosines = torch.cos(math.pi * k[-n // 2 :, None] * k / n)
+    upper = cosines * halves * (2 / n) @ values
     third, last = upper.split(n // 4)
     return third.square().mean(0).sqrt(), last.square().mean(0).sqrt()
 
@@ -185,7 +186,7 @@ def unresolved(values: Tensor) -> Tensor:
     )
 
 
-def held(values: Tensor) -> Tensor:
+def error_bound(values: Tensor) -> Tensor:
     """What the rule errs by at most (B,), in all but a few of a hundred samples: twice what it
     leaves out, by either account, and a little of what the rule with half of the intervals does.
 
@@ -252,7 +253,7 @@ class Nodes:
             length = self.flow.stop - self.flow.start
             values = self.traces.mean(2)
             self.change[rows] = torch.einsum("n,nbk->bk", weights, self.traces)
-            self.error[rows] = length * held(values) + self._strayed(weights) + 0.02 * tol
+            self.error[rows] = length * error_bound(values) + self._strayed(weights) + 0.02 * tol
             more = ((length * unresolved(values) > tol) & self.arrived[rows]).nonzero().flatten()
             if not len(more) or self.n == MOST:
                 return
@@ -283,9 +284,8 @@ class Nodes:
         first = self.flow.start
         last = self.flow.stop
         # by rounding
-        u = (first + (last - first) * clenshaw_curtis(self.n)[0].to(self.rows.device)).clamp(
-            first, last
-        )
+        shares = clenshaw_curtis(self.n)[0].to(self.rows.device)
+        u = (first + (last - first) * shares).clamp(first, last)
         ends = []
         done = 0
         with Bar(len(at), self.progress, "node") as tick:
@@ -318,7 +318,8 @@ class Nodes:
         score = self.flow.score(angles, flat, slope) * column(
             (angles / WIDER[0]).clamp_max(1.0), flat
         )
-        defect = ((dy.flatten(0, 1) - slope) * score).double().flatten(1).sum(1)
+        defect = (dy.flatten(0, 1) - slope) * score
+        defect = defect.double().flatten(1).sum(1)
         # At sigma = 0 the score may be infinite; the curve begins with the slope of the flow, so
         # its defect is 0 there.
         defect = torch.where(torch.isfinite(defect), defect, 0.0)

@@ -51,8 +51,7 @@ def encoding_plan(
 
 
 def _between(rule: grids.Grid, times: tuple[float, float] | None, path: Path) -> grids.Grid:
-    """The rule with the ends that it has not got; ``times`` and ends of its own do not go
-    together."""
+    """The rule with ends at ``times``. Raises OdesolveError for a rule that has ends of its own."""
     if times is None:
         if rule.stop is not None:
             return rule
@@ -82,15 +81,16 @@ def integrate(
         raise OdesolveError(
             f"the plan starts at t={first.t}, where sigma = 0: give a grid that stops before"
         )
-    found = carry(plan, model, first.alpha * x, probes)
+    carried = carry(plan, model, first.alpha * x, probes)
     prior = (
-        normal_log_density(found.x, model.path.start_std(last.t))
+        normal_log_density(carried.x, model.path.start_std(last.t))
         if base is None
-        else log_density(base, found.x)
+        else log_density(base, carried.x)
     )
     count = torch.ones(len(x), dtype=torch.int64, device=x.device)
-    finite = torch.isfinite(found.change).all(1) & torch.isfinite(found.x.flatten(1)).all(1)
+    known = torch.isfinite(carried.change).all(1)
+    finite = known & torch.isfinite(carried.x.flatten(1)).all(1)
     status = ["ok" if ok else "diverged" for ok in finite.tolist()]
     volume = x.shape[1:].numel() * math.log(first.alpha)
-    costs = count * found.nfe, count * found.products
-    return Integral(found.x, -found.change, *costs, status, found.error), prior + volume
+    costs = count * carried.nfe, count * carried.products
+    return Integral(carried.x, -carried.change, *costs, status, carried.error), prior + volume

@@ -133,7 +133,8 @@ class Group:
         Picard round, with a secant of 0."""
         rest = slope - self.secant[..., None] * self.y
         known = start + torch.einsum("kl,lbd->kbd", matrix, rest)
-        system = torch.eye(self.n + 1).to(matrix) - matrix * self.secant.T[:, None, :]
+        identity = torch.eye(self.n + 1).to(matrix)
+        system = identity - matrix * self.secant.T[:, None, :]
         solution = torch.linalg.solve_ex(system, known.transpose(0, 1)).result
         new = solution.transpose(0, 1)
         singular = ~torch.isfinite(new).flatten(2).all(2).all(0)
@@ -152,10 +153,11 @@ class Group:
 
     def part(self, keep: Tensor) -> Group:
         """These of the samples (mask or index)."""
-        cut = [None if v is None else v[:, keep] for v in (self.before, self.slope, self.curve)]
-        return Group(
-            self.n, self.rows[keep], self.y[:, keep], self.secant[:, keep], self.moved[keep], *cut
-        )
+        many = (self.before, self.slope, self.curve)
+        cut = [None if v is None else v[:, keep] for v in many]
+        y = self.y[:, keep]
+        secant = self.secant[:, keep]
+        return Group(self.n, self.rows[keep], y, secant, self.moved[keep], *cut)
 
     def finer(self) -> Group:
         """The same polynomials at twice the nodes."""
@@ -180,9 +182,11 @@ def merged(groups: list[Group]) -> dict[int, Group]:
 def _both(a: Group, b: Group) -> Group:
     pairs = ((a.before, b.before), (a.slope, b.slope))
     many = [None if v is None or w is None else torch.cat([v, w], 1) for v, w in pairs]
+    rows = torch.cat([a.rows, b.rows])
     y = torch.cat([a.y, b.y], 1)
     secant = torch.cat([a.secant, b.secant], 1)
-    return Group(a.n, torch.cat([a.rows, b.rows]), y, secant, torch.cat([a.moved, b.moved]), *many)
+    moved = torch.cat([a.moved, b.moved])
+    return Group(a.n, rows, y, secant, moved, *many)
 
 
 class Trajectory:
@@ -257,14 +261,15 @@ class Trajectory:
             [a.repeat_interleave(len(g.rows)) for a, g in zip(u, groups, strict=True)]
         )
         index = torch.cat([g.rows.repeat(g.n + 1) for g in groups])
-        states = torch.cat([g.y.flatten(0, 1) for g in groups]).to(self.like.dtype)
+        states = torch.cat([g.y.flatten(0, 1) for g in groups])
+        states = states.to(self.like.dtype)
         states = states.unflatten(1, self.like.shape[1:])
-        found = [
+        answers = [
             self.flow.field(angles[p], index[p])(states[p])
             for p in in_batches(len(index), self.start.shape[1])
         ]
         slopes = (
-            torch.cat(found)
+            torch.cat(answers)
             .double()
             .flatten(1)
             .split([g.y.shape[0] * g.y.shape[1] for g in groups])
@@ -274,21 +279,23 @@ class Trajectory:
     def at(self, u: Tensor) -> Tensor:
         """The state at angles (m,): (m, B, ...)."""
         out = self._read(u, integrals_to)
-        return (
-            (self.start + self.length * out).to(self.like.dtype).unflatten(2, self.like.shape[1:])
-        )
+        states = (self.start + self.length * out).to(self.like.dtype)
+        return states.unflatten(2, self.like.shape[1:])
 
     def slope_at(self, u: Tensor) -> Tensor:
         """Its slope, dy/du, of the same shape."""
-        return self._read(u, values_at).to(self.like.dtype).unflatten(2, self.like.shape[1:])
+        slopes = self._read(u, values_at).to(self.like.dtype)
+        return slopes.unflatten(2, self.like.shape[1:])
 
     def _read(self, u: Tensor, matrix: Callable[[int, tuple[float, ...]], Tensor]) -> Tensor:
         out = self.start.new_empty(len(u), *self.start.shape)
-        s = tuple(((u.double() - self.flow.start) / self.length).clamp(0.0, 1.0).tolist())
+        shares = (u.double() - self.flow.start) / self.length
+        s = tuple(shares.clamp(0.0, 1.0).tolist())
         for g in self.done:
             if len(g.rows):
                 assert g.curve is not None
-                out[:, g.rows] = torch.einsum("kl,lbd->kbd", matrix(g.n, s).to(self.start), g.curve)
+                weights = matrix(g.n, s).to(self.start)
+                out[:, g.rows] = torch.einsum("kl,lbd->kbd", weights, g.curve)
         return out
 
 
@@ -303,5 +310,5 @@ def integrate(
 ) -> Integral:
     """The log-density along the flow from x (B, ...), state and divergences both by batches of
     nodes; see ``nodes.integrate``."""
-    found = Trajectory(flow, x, GLOBAL * state_tol, progress, budget(max_calls))
-    return along_curve(flow, found, probes, tol, found.rounds, progress, FINER)
+    trajectory = Trajectory(flow, x, GLOBAL * state_tol, progress, budget(max_calls))
+    return along_curve(flow, trajectory, probes, tol, trajectory.rounds, progress, FINER)

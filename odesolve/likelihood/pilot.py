@@ -22,8 +22,7 @@ SEEN = 0.25, 0.75
 
 
 def settled(flow: AnyFlow, probes: Probes, x: Tensor) -> AnyFlow:
-    """The flow of data x (B, ...), along which ``probes`` have chosen, if they are such as do
-    so."""
+    """The flow of data x (B, ...); ``probes`` that choose for themselves have chosen along it."""
     if isinstance(probes, AutoProbes):
         _settle(probes, flow, flow.enter(x), (flow.start, flow.stop))
     return flow
@@ -36,7 +35,8 @@ def settle_on_plan(
     x: Tensor,
     from_noise: bool,
 ) -> None:
-    """The same for a plan from data x (B, ...), or from states x at the plan's first time."""
+    """Let ``probes`` choose along a plan, from data x (B, ...) or from states x at its first
+    time."""
     if not isinstance(probes, AutoProbes):
         return
     check_deterministic(plan, model)
@@ -72,4 +72,5 @@ def _settle(probes: AutoProbes, flow: Flow, y: Tensor, ends: tuple[float, float]
 
 
 def _field(flow: Flow, index: Tensor, u: float) -> Field:
-    return flow.field(torch.full((len(index),), u, dtype=torch.float64, device=index.device), index)
+    times = torch.full((len(index),), u, dtype=torch.float64, device=index.device)
+    return flow.field(times, index)

@@ -60,16 +60,16 @@ class Pushed:
 
 
 def push(plan: Plan, model: Model, x: Tensor, tick: Tick = None) -> Pushed:
-    """Run a plan from the state x (B, ...) with its exact Jacobian, for D Jacobian products an
+    """Run a plan from the state x (B, ...) with its exact Jacobian, for D Jacobian products per
     evaluation.
 
     The end state is that of ``ode.sample``. Clipping and thresholds are part of the map. Raises
     OdesolveError for plans that draw noise or apply functions of their own, and for models with a
     classifier."""
     _check(plan, model)
-    out, found, nfe = walk(plan, model, x, _Jacobian(x), lambda t: 0.0, tick)
-    products = len(found) * x.shape[1:].numel()
-    return Pushed(out, _chained(plan, found, x), nfe, products)
+    out, jacobians, nfe = walk(plan, model, x, _Jacobian(x), lambda t: 0.0, tick)
+    products = len(jacobians) * x.shape[1:].numel()
+    return Pushed(out, _chained(plan, jacobians, x), nfe, products)
 
 
 def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
@@ -83,10 +83,10 @@ def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
     _check(plan, model)
     first, last = model.path.points([plan.grid[0], plan.grid[-1]])
     if first.rho < last.rho:
-        found = push(plan, model, x)
+        pushed = push(plan, model, x)
         std = model.path.start_std(last.t)
-        value = normal_log_density(found.x, std) + torch.linalg.slogdet(found.jacobian).logabsdet
-        return _density(value, std / _singular(found.jacobian)[:, 0], found.x, found)
+        value = normal_log_density(pushed.x, std) + torch.linalg.slogdet(pushed.jacobian).logabsdet
+        return _density(value, std / _singular(pushed.jacobian)[:, 0], pushed.x, pushed)
     z, nfe, products = _inverted(plan, model, x)
     if torch.is_grad_enabled():
         # one more step, of value 0, which depends on x and the parameters as the latent does
@@ -116,8 +116,10 @@ def decoded(model: Model, plan: Plan, z: Tensor, at: Pushed) -> PlanDensity:
     singular = _singular(at.jacobian)
     value = normal_log_density(z, std) - torch.linalg.slogdet(at.jacobian).logabsdet
     # Rows that vanish but for round-off have a determinant that is all round-off.
-    flat = singular[:, -1] <= singular.shape[1] * torch.finfo(torch.float64).eps * singular[:, 0]
-    return _density(torch.where(flat, torch.inf, value), std * singular[:, -1], z, at)
+    eps = torch.finfo(torch.float64).eps
+    flat = singular[:, -1] <= singular.shape[1] * eps * singular[:, 0]
+    value = torch.where(flat, torch.inf, value)
+    return _density(value, std * singular[:, -1], z, at)
 
 
 def _density(value: Tensor, smallest: Tensor, z: Tensor, at: Pushed) -> PlanDensity:
@@ -177,13 +179,15 @@ class _Jacobian:
 
     def __call__(self, f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         line = Linearised(f, x)
-        return line.out, line.pull(self.units.expand(-1, len(x), -1)).transpose(0, 1)
+        units = self.units.expand(-1, len(x), -1)
+        return line.out, line.pull(units).transpose(0, 1)
 
 
-def _chained(plan: Plan, found: list[Tensor], x: Tensor) -> Tensor:
+def _chained(plan: Plan, jacobians: list[Tensor], x: Tensor) -> Tensor:
     """The Jacobian of the result, from those of the evaluations in order, which are used up."""
     dim = x.shape[1:].numel()
-    values = {START: torch.eye(dim, dtype=torch.float64, device=x.device).expand(len(x), -1, -1)}
+    identity = torch.eye(dim, dtype=torch.float64, device=x.device)
+    values = {START: identity.expand(len(x), -1, -1)}
     last = {n: k for k, i in enumerate(plan.instructions) for n in i.reads}
 
     def spend(k: int, i: Instruction) -> None:
@@ -192,7 +196,7 @@ def _chained(plan: Plan, found: list[Tensor], x: Tensor) -> Tensor:
                 values.pop(name, None)
 
     def evaluate(k: int, i: Evaluate) -> None:
-        values[i.output] = found.pop(0).double() @ values[i.input]
+        values[i.output] = jacobians.pop(0).double() @ values[i.input]
         spend(k, i)
 
     def combine(k: int, i: Combine) -> None:
@@ -223,20 +227,20 @@ def _inverted(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tens
         todo = (~(residual <= close)).nonzero().flatten()
         if not len(todo):
             break
-        move = step[todo].to(x.dtype).view(-1, *[1] * (x.dim() - 1)) * _newton(
-            jacobian[todo], (x - image)[todo]
-        )
+        share = step[todo].to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        move = share * _newton(jacobian[todo], (x - image)[todo])
         trial = push(plan, model.rows(todo, len(x)), z[todo] + move)
-        found = _rms(x[todo] - trial.x)
-        better = found < (1 - 1e-4 * step[todo]) * residual[todo]
+        distances = _rms(x[todo] - trial.x)
+        better = distances < (1 - 1e-4 * step[todo]) * residual[todo]
         rows = todo[better]
         z[rows], image[rows], jacobian[rows] = (
             (z[todo] + move)[better],
             trial.x[better],
             trial.jacobian[better],
         )
-        residual[rows] = found[better]
-        step[todo] = torch.where(better, (2 * step[todo]).clamp_max(1.0), 0.5 * step[todo])
+        residual[rows] = distances[better]
+        longer = (2 * step[todo]).clamp_max(1.0)
+        step[todo] = torch.where(better, longer, 0.5 * step[todo])
         runs[todo] += 1
     return z, calls + runs * at.nfe, runs * at.products
 
@@ -257,16 +261,16 @@ def _encoded(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int]:
 
 def _newton(jacobian: Tensor, gap: Tensor) -> Tensor:
     """The move of the latent that closes the gap to first order."""
-    return (
-        torch.linalg.solve_ex(jacobian, gap.double().flatten(1)).result.to(gap.dtype).view_as(gap)
-    )
+    move = torch.linalg.solve_ex(jacobian, gap.double().flatten(1)).result
+    return move.to(gap.dtype).view_as(gap)
 
 
 def _close(model: Model, x: Tensor) -> Tensor:
     """The residual (B,) at which a latent counts as found, by what the network's numbers
     resolve."""
     eps = max(torch.finfo(d).eps for d in (x.dtype, model.dtype or x.dtype))
-    return eps**ENOUGH * x.detach().double().flatten(1).abs().amax(1).clamp_min(1.0)
+    size = x.detach().double().flatten(1).abs().amax(1)
+    return eps**ENOUGH * size.clamp_min(1.0)
 
 
 def _rms(gap: Tensor) -> Tensor:

@@ -41,8 +41,10 @@ def reach(stderr: Tensor, count: int, level: float) -> Tensor:
     degrees = torch.full_like(stderr, count - 1.0)
     if len(known) >= BATCH:
         own, degrees = _drawn_together(own, known, count - 1)
-    t = torch.from_numpy(stdtrit(degrees.cpu().numpy(), 0.5 + 0.5 * level)).to(stderr)
-    return torch.maximum(t * own.sqrt(), factor(count, len(known), level) * known.mean().sqrt())
+    quantiles = stdtrit(degrees.cpu().numpy(), 0.5 + 0.5 * level)
+    t = torch.from_numpy(quantiles).to(stderr)
+    least = factor(count, len(known), level) * known.mean().sqrt()
+    return torch.maximum(t * own.sqrt(), least)
 
 
 def _drawn_together(own: Tensor, known: Tensor, degrees: int) -> tuple[Tensor, Tensor]:
@@ -63,8 +65,8 @@ def _drawn_together(own: Tensor, known: Tensor, degrees: int) -> tuple[Tensor, T
 
 @functools.lru_cache(256)
 def factor(count: int, samples: int, level: float) -> float:
-    """On the root mean square standard error of so many samples of ``count`` values: their means
-    are held, be the values normal, squares of normals, or random signs."""
+    """The factor on the root mean square standard error of ``samples`` samples of ``count`` values:
+    their means are held, be the values normal, squares of normals, or random signs."""
     from scipy.special import stdtrit
 
     normal = float(stdtrit(samples * (count - 1), 0.5 + 0.5 * level))
@@ -82,7 +84,7 @@ def factor(count: int, samples: int, level: float) -> float:
 
 @functools.lru_cache(16)
 def _squares(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of the mean of so many squares of normals, and the squares' variances, of many
+    """Errors of the mean of ``count`` squares of normals, and the squares' variances, for many
     simulated samples."""
     values = np.random.default_rng(0).standard_normal((DRAWS, count)) ** 2
     return values.mean(1) - 1.0, values.var(1, ddof=1)

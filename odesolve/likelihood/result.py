@@ -62,7 +62,8 @@ def told_statuses(status: Sequence[str]) -> str:
 
 
 def _few(numbers: Tensor) -> str:
-    """The first numbers, and the mean of all where there are more; whole ones as they are."""
+    """The first few numbers as text, with the mean of all where there are more; whole numbers
+    without decimals."""
     numbers = numbers.detach().double()
     shown = ", ".join(f"{v:.6g}" for v in numbers[:FEW].tolist())
     return shown if len(numbers) <= FEW else f"{shown}, ... (mean {float(numbers.nanmean()):.6g})"
@@ -187,7 +188,7 @@ class LogProb:
         density of dequantised ones.
 
         The width of a value is (high - low) / levels, so the density in bits gains log2(levels /
-        (high - low)) a dimension: 7 for 8-bit images in [-1, 1], 8 in [0, 1]. For x dequantised
+        (high - low)) per dimension: 7 for 8-bit images in [-1, 1], 8 in [0, 1]. For x dequantised
         uniformly within its value the mean over that noise is an upper bound of the discrete
         model's bits (Theis et al. 2016, section 3.1)."""
         check_width(levels, low, high)

@@ -26,8 +26,8 @@ KINDS = ("flow", "plan", "ito")
 
 
 def kind_of(log_prob: bool | str) -> str | None:
-    """Which density ``ode.sample`` is asked for; None for none. Raises OdesolveError for one that
-    there is not."""
+    """Which density ``ode.sample`` is asked for; None for none. Raises OdesolveError for an unknown
+    one."""
     if log_prob not in KINDS if isinstance(log_prob, str) else not isinstance(log_prob, bool):
         raise unknown("log_prob", log_prob, KINDS)
     return log_prob if isinstance(log_prob, str) else "flow" if log_prob else None
@@ -66,7 +66,8 @@ def draw(
     keys = keys_of(len(x), *key, x.device)
     if kind == "ito":
         return _of_marginals(model, plan, x, keys)
-    return _of_flow(model, plan, x, keys, traces.named(trace, x.shape[1:].numel(), products), tick)
+    probes = traces.named(trace, x.shape[1:].numel(), products)
+    return _of_flow(model, plan, x, keys, probes, tick)
 
 
 def _unit(model: Model, plan: Plan, x: Tensor) -> Tensor:

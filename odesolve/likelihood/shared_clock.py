@@ -13,7 +13,7 @@ CONTROLS = ("sample", "batch")
 
 
 def check_control(control: str | None) -> None:
-    """Raise OdesolveError for a control that there is not."""
+    """Raise OdesolveError for an unknown control."""
     if control not in (None, *CONTROLS):
         raise unknown("control", control, CONTROLS)
 
@@ -49,22 +49,23 @@ class OneTime:
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         if self.number is not None:
-            return self.f(*self._given(args), **named)
+            return self.f(*self._with_one_time(args), **named)
         try:
             out = self.f(*args, **named)
             self.number = False
         except Exception as first:
             try:
                 self.number = True
-                out = self.f(*self._given(args), **named)
+                out = self.f(*self._with_one_time(args), **named)
             except Exception:
                 raise first from None
         return out
 
-    def _given(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _with_one_time(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if not self.number:
             return args
-        return *args[: self.at], args[self.at].flatten()[0], *args[self.at + 1 :]
+        number = args[self.at].flatten()[0]
+        return *args[: self.at], number, *args[self.at + 1 :]
 
 
 def of_one_time(model: Any) -> Any:

@@ -56,8 +56,9 @@ def estimate(
     start = at[0]
     v = torch.stack([slope.double().flatten(1) for slope in slopes])
     back = 0.5 * start / (at[1] - start)
-    moved, trace = ((1 + back) * now - back * then for now, then in ((v[0], v[1]), traces))
-    tangents = torch.tensor([math.tan(u) for u in at], dtype=v.dtype, device=v.device)
+    pairs = ((v[0], v[1]), traces)
+    moved, trace = ((1 + back) * now - back * then for now, then in pairs)
+    tangents = torch.tensor(list(map(math.tan, at)), dtype=v.dtype, device=v.device)
     score, gap = _steadiest(-flat - v / tangents[:, None, None])
     scale = 0.5 * start**2 * (flat.shape[1] + (flat * score).sum(1))
     value = start * (trace + (moved * score).sum(1)) + scale

@@ -4,7 +4,7 @@ many, the reverse SDE."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,15 +92,16 @@ class Chain:
                 "grid, or steps=2"
             )
         fresh = [-math.expm1(2.0 * (s.lam - t.lam)) for s, t in pairs]
+        steps = list(zip(pairs, fresh, strict=True))
 
-        def made(values) -> Tensor:
+        def tensor_of(values: Iterable[float]) -> Tensor:
             return torch.tensor(list(values), dtype=torch.float64, device=device)
 
-        self.small = made(math.log(t.sigma**2 * q) for (_, t), q in zip(pairs, fresh, strict=True))
-        self.large = made(math.log(s.sigma**2 * q) for (s, _), q in zip(pairs, fresh, strict=True))
-        self.lead = made(t.alpha * q for (_, t), q in zip(pairs, fresh, strict=True))
+        self.small = tensor_of(math.log(t.sigma**2 * q) for (_, t), q in steps)
+        self.large = tensor_of(math.log(s.sigma**2 * q) for (s, _), q in steps)
+        self.lead = tensor_of(t.alpha * q for (_, t), q in steps)
         self.alpha, self.sigma, self.t = (
-            made(getattr(p, name) for p in self.points) for name in ("alpha", "sigma", "t")
+            tensor_of(getattr(p, name) for p in self.points) for name in ("alpha", "sigma", "t")
         )
 
     @property
@@ -114,7 +115,8 @@ class Chain:
 
     def term_of(self, x: Tensor, k: Tensor, data: Tensor, share: Tensor) -> Tensor:
         """Terms (B,) of numbers k (B,) by what ``data`` or ``read`` returned."""
-        small, large, lead = (column(c[k], x.double()) for c in (self.small, self.large, self.lead))
+        terms = (self.small, self.large, self.lead)
+        small, large, lead = (column(term[k], x.double()) for term in terms)
         log_var = small + share * (large - small)
         error = lead * (x.double() - data)
         spread = torch.expm1(small - log_var)
@@ -209,7 +211,8 @@ class Diffusion:
         alpha = path.alpha(t)
         sigma = path.sigma(t)
         noisy = column(alpha, x) * x + column(sigma, x) * eps
-        return (eps - self.model.noise(noisy, t)).double().flatten(1).square().sum(1)
+        error = eps - self.model.noise(noisy, t)
+        return error.double().flatten(1).square().sum(1)
 
     def data_term(self, x: Tensor, eps: Tensor) -> Tensor:
         """-log p(x0 | x) (B,) at the last level: around the data prediction, of variance sigma^2 /
@@ -223,4 +226,5 @@ class Diffusion:
         )
         if self.decoder.levels is not None:
             return loss
-        return loss + 0.5 * (x.shape[1:].numel() - eps.double().flatten(1).square().sum(1))
+        squares = eps.double().flatten(1).square().sum(1)
+        return loss + 0.5 * (x.shape[1:].numel() - squares)

@@ -112,7 +112,7 @@ def parse_grid(text: str) -> grids.Grid:
     A number alone is the grid's main parameter, a word alone a switch. Raises OdesolveError for
     anything else."""
     name, inside = _split(text)
-    rule = grids.found(name, GRIDS)
+    rule = grids.rule_named(name, GRIDS)
     given = {}
     name = plain(name)
     for item in filter(None, (part.strip() for part in inside.split(","))):

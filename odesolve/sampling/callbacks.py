@@ -66,15 +66,15 @@ def _show(callback: Callback, step: run.Step) -> None:
     with torch.inference_mode(False):  # whose tensors do not tell whether they were written to
         given = [None if v is None else v.clone() for v in (step.x, step.data)]
     before = [None if v is None else v._version for v in given]
-    told = callback(replace(step, x=given[0], data=given[1]))  # type: ignore[arg-type]
-    if told is not None:
+    answer = callback(replace(step, x=given[0], data=given[1]))  # type: ignore[arg-type]
+    if answer is not None:
         raise OdesolveError(
-            f"callback returned {type(told).__name__}, and only watches: let it return nothing; "
+            f"callback returned {type(answer).__name__}, and only watches: let it return nothing; "
             "to stop a solve or to change it "
             f"{INSTEAD}"
         )
     if before != [None if v is None else v._version for v in given]:
         raise OdesolveError(
-            f"callback wrote to step {step.index}, of which it has a copy: to "
+            f"callback wrote to step {step.index}, and what it gets is a copy: to "
             f"change a solve {INSTEAD}"
         )

@@ -101,40 +101,40 @@ def in_chunks(
     if isinstance(whole, Tensor) and not bool(torch.isfinite(whole).all()):
         raise OdesolveError("the start holds NaN or infinity: give finite values")
     chunks = Chunks(model, shape[0], batch, ids)
-    found = []
+    parts = []
     with once(), Bar(calls * len(chunks.rows), progress, "call") as tick:
         for k in range(len(chunks.rows)):
             own = chunks.start(k, noise, state)
             bar = Portion(tick, calls * k)
-            found.append(solve(chunks.part(k), **own, progress=bar))
-    return joined(found, [len(rows) for rows in chunks.rows])
+            parts.append(solve(chunks.part(k), **own, progress=bar))
+    return joined(parts, [len(rows) for rows in chunks.rows])
 
 
-def joined(found: Sequence[Any], sizes: Sequence[int]) -> Any:
+def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     """The ``Sample`` of a whole from those of its chunks: ``status``, ``t`` and ``steps`` of the
     first that diverged, if any."""
-    told = next((part for part in found if part.status != "ok"), found[0])
+    first_stopped = next((part for part in parts if part.status != "ok"), parts[0])
     arrived = [
         part.x.new_full((n,), part.status == "ok", dtype=torch.bool)
-        for n, part in zip(sizes, found, strict=True)
+        for n, part in zip(sizes, parts, strict=True)
     ]
     return replace(
-        told,
-        x=torch.cat([part.x for part in found]),
-        nfe=max(part.nfe for part in found),
-        log_prob=_densities([part.log_prob for part in found], sizes),
+        first_stopped,
+        x=torch.cat([part.x for part in parts]),
+        nfe=max(part.nfe for part in parts),
+        log_prob=_densities([part.log_prob for part in parts], sizes),
         arrived=torch.cat(arrived),
     )
 
 
-def _densities(found: Sequence[Any], sizes: Sequence[int]) -> Any:
+def _densities(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     """One log-density of all samples: NaN for those of chunks that have none, None where no chunk
     has one."""
-    known = next((part for part in found if part is not None), None)
+    known = next((part for part in parts if part is not None), None)
     if known is None:
         return None
     return together(
-        [_missing(known, n) if part is None else part for part, n in zip(found, sizes, strict=True)]
+        [_missing(known, n) if part is None else part for part, n in zip(parts, sizes, strict=True)]
     )
 
 
@@ -146,18 +146,19 @@ def _missing(like: Result, n: int) -> Result:
         if isinstance(value, Tensor):
             # of a sample that failed as of any that does
             known = f.name == "stderr" or not value.is_floating_point()
-            blank[f.name] = value.new_full((n, *value.shape[1:]), 0 if known else torch.nan)
+            fill = 0 if known else torch.nan
+            blank[f.name] = value.new_full((n, *value.shape[1:]), fill)
     return replace(like, **blank)  # type: ignore[type-var]
 
 
-def together(found: Sequence[Result]) -> Result:
+def together(parts: Sequence[Result]) -> Result:
     """One result of many that are of different samples: tensors and lists in a row, numbers as
     ``OF_THE_MOST`` says."""
     joint = {
-        f.name: _together(f.name, [getattr(part, f.name) for part in found])
-        for f in fields(found[0])
+        f.name: _together(f.name, [getattr(part, f.name) for part in parts])
+        for f in fields(parts[0])
     }  # type: ignore[arg-type]
-    return replace(found[0], **joint)  # type: ignore[type-var]
+    return replace(parts[0], **joint)  # type: ignore[type-var]
 
 
 def _together(name: str, values: Sequence[Any]) -> Any:

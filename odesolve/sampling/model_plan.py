@@ -68,7 +68,8 @@ def _homeless(options: dict) -> UnknownOption:
 def check_start(plan: Plan, model: Model, noise: object) -> None:
     """Raise OdesolveError for noise that is to start a plan from the data to the noise; warn where
     it alone is no start."""
-    first, last = (abs(t - model.path.t_data) for t in (plan.grid[0], plan.grid[-1]))
+    ends = (plan.grid[0], plan.grid[-1])
+    first, last = (abs(t - model.path.t_data) for t in ends)
     if noise is not None and first < last:
         raise OdesolveError(
             f"this plan goes from the data at t={plan.grid[0]:.6g} to the noise: give data as "
@@ -94,11 +95,11 @@ def _signal_rules(path: Path, t: float) -> bool:
 
 
 def check_alone(name: str, **others: object) -> None:
-    """Raise OdesolveError where anything is given beside what has its own of all that."""
+    """Raise OdesolveError for arguments beside the one of this name, which holds them already."""
     beside = [f"{k}=" for k, v in others.items() if v is not None]
     if beside:
         raise OdesolveError(
-            f"{name}= beside {', '.join(beside)}, of which it has its own: give one or the other"
+            f"{name}= beside {', '.join(beside)}, which it holds already: give one or the other"
         )
 
 

@@ -155,17 +155,18 @@ class Parareal:
             )
         times = {s: plan.evaluations[s].t for s in starts}
         last = plan.grid[-1]
-        found = [
-            next((s for s, t in times.items() if _same(t, at)), None) for at in coarse.grid[:-1]
+        steps = [
+            next((step for step, t in times.items() if _same(t, at)), None)
+            for at in coarse.grid[:-1]
         ]
-        first = [s for s in found if s is not None]
+        first = [s for s in steps if s is not None]
         if (
             len(first) != coarse.steps
             or first[0]
             or sorted({*first}) != first
             or not _same(coarse.grid[-1], last)
         ):
-            strange = [at for at, s in zip(coarse.grid, found, strict=False) if s is None] or list(
+            strange = [at for at, s in zip(coarse.grid, steps, strict=False) if s is None] or list(
                 coarse.grid
             )
             every = ", ".join(f"{t:.6g}" for t in times.values())

@@ -32,7 +32,7 @@ class Sampler:
     Arguments as for ``ode.sample``. A call waits for nothing on the device and looks at no value: a
     solve that diverges returns what it returns. ``torch.compile(sampler, fullgraph=True)`` compiles
     the whole loop with the network, and ``executor=ode.Graph(model, like)`` replays it as a
-    captured graph. ``dtype`` is the state's, float32 or float64. With ``batch`` at most so many
+    captured graph. ``dtype`` is the state's, float32 or float64. With ``batch`` at most that many
     samples are solved at once. Scales that are functions of time were asked when this was made."""
 
     @door("ode.Sampler")
@@ -85,7 +85,8 @@ class Sampler:
         count = len(whole) if isinstance(whole, Tensor) else shape_of(whole)[0]
         chunks = Chunks(self.model, count, self.batch, ids)
         seed = fresh_seed() if seed is None else seed
-        parts = ((chunks.part(k), chunks.start(k, noise, state)) for k in range(len(chunks.rows)))
+        numbers = range(len(chunks.rows))
+        parts = ((chunks.part(k), chunks.start(k, noise, state)) for k in numbers)
         return torch.cat(
             [self._solved(model, seed=seed, device=device, **own) for model, own in parts]
         )

@@ -164,7 +164,7 @@ def test_a_result_that_is_the_state_itself():
 
 def test_the_start_is_left_alone_and_no_gradient_is_recorded():
     y0 = torch.ones(2, 2, requires_grad=True)
-    with pytest.warns(UserWarning, match="y0 asks for gradients, of which this solve makes none"):
+    with pytest.warns(UserWarning, match="y0 asks for gradients, and this solve makes none"):
         sol = solve(rotation, y0, (0.0, 7.0))
     assert torch.equal(y0, torch.ones(2, 2))
     assert not sol.last.requires_grad

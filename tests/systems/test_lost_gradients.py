@@ -1,5 +1,5 @@
-"""Starts that were computed from what asks for gradients: a solve that makes none says so, instead
-of zeros."""
+"""Starts that were computed from tensors that ask for gradients: a solve that makes none says so,
+instead of zeros."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_start_that_was_computed_is_refused(how):
         torch.autograd.functional.hessian(lambda y: SOLVES[how](y).sum(), start())
 
 
-@pytest.mark.filterwarnings("ignore:.* asks for gradients, of which this solve makes none")
+@pytest.mark.filterwarnings("ignore:.* asks for gradients, and this solve makes none")
 @pytest.mark.parametrize("how", SOLVES)
 def test_what_the_error_says_works(how):
     y = start().requires_grad_()

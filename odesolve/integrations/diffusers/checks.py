@@ -96,14 +96,14 @@ def check_timesteps(times: np.ndarray, steps: int) -> None:
         )
 
 
-def check_whole(given: np.ndarray, told: np.ndarray) -> None:
+def check_whole(given: np.ndarray, whole: np.ndarray) -> None:
     """Raise OdesolveError for timesteps that a network would be told as others: not whole where
     they are to be."""
-    if (given != told).any():
+    if (given != whole).any():
+        fraction = float(given[given != whole][0])
         raise OdesolveError(
-            f"timesteps hold {float(given[given != told][0]):g}, and whole ones are told: give "
-            "whole numbers, or "
-            "OdesolveScheduler(..., exact_timesteps=True)"
+            f"timesteps hold {fraction:g}, and the network takes whole ones: "
+            "give whole numbers, or OdesolveScheduler(..., exact_timesteps=True)"
         )
 
 

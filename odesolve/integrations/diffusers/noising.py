@@ -70,19 +70,22 @@ class Noising(Loops):
             return self._trained_levels(t)
         if walk.begin_index is not None:
             index = walk.index if walk.index is not None else walk.begin_index
-            return torch.full((t.numel(),), float(walk.schedule.levels[index]), dtype=torch.float64)
-        known = dict(reversed(list(zip(walk.host, walk.schedule.levels.tolist(), strict=False))))
+            level = float(walk.schedule.levels[index])
+            return torch.full((t.numel(),), level, dtype=torch.float64)
+        walked = list(zip(walk.host, walk.schedule.levels.tolist(), strict=False))
+        known = dict(reversed(walked))
         trained = self._trained_levels(t.cpu()).tolist()
-        return torch.tensor(
-            [known.get(v, w) for v, w in zip(t.tolist(), trained, strict=True)], dtype=torch.float64
-        )
+        places = zip(t.tolist(), trained, strict=True)
+        levels = [known.get(time, level) for time, level in places]
+        return torch.tensor(levels, dtype=torch.float64)
 
     def _trained_levels(self, t: Tensor) -> Tensor:
         """Noise levels at times of training, float64, on the device of t."""
         # training loops do not wait for their device
         if self.trained.kind == "vp" and not t.is_floating_point():
             return torch.from_numpy(self.trained.table).to(t.device, non_blocking=True)[t]
-        return torch.from_numpy(self.trained.level(t.double().cpu().numpy())).to(t.device)
+        levels = self.trained.level(t.double().cpu().numpy())
+        return torch.from_numpy(levels).to(t.device)
 
     def previous_timestep(self, timestep: Any) -> Tensor:
         """The time of the call after that of ``timestep``, -1 after the last; before
@@ -91,7 +94,8 @@ class Noising(Loops):
         t = float(timestep)
         if walk is None:
             return torch.as_tensor(timestep) - 1
-        return torch.as_tensor(next((v for v in walk.host if v < t), -1)).to(walk.timesteps.dtype)
+        lower = next((time for time in walk.host if time < t), -1)
+        return torch.as_tensor(lower).to(walk.timesteps.dtype)
 
     @property
     def alphas_cumprod(self) -> Tensor:

@@ -30,15 +30,15 @@ from odesolve.model.model import Model
 class PipelineNetwork(nn.Module):
     """A pipeline's network as ``net(x, t, **cond)``; ``shape`` is that of one sample's state."""
 
-    def __init__(self, seen: Recorded, sign: float):
+    def __init__(self, recorded: Recorded, sign: float):
         super().__init__()
-        self.network = seen.network
-        self.names = seen.names
+        self.network = recorded.network
+        self.names = recorded.names
         self.sign = sign
-        self.shape = tuple(seen.sample.shape[1:])
-        self.batch = seen.sample.shape[0]
-        state = seen.sample.shape
-        x = torch.Size([state[0], *seen.calls[0].x.shape[1:]])
+        self.shape = tuple(recorded.sample.shape[1:])
+        self.batch = recorded.sample.shape[0]
+        state = recorded.sample.shape
+        x = torch.Size([state[0], *recorded.calls[0].x.shape[1:]])
         self.axis = 0 if x == state else axis_of(x, state)
 
     def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
@@ -96,10 +96,10 @@ def from_pipeline(
     if not isinstance(scheduler, OdesolveScheduler):
         scheduler = OdesolveScheduler.from_config(scheduler, solver="ddim")
     trained = scheduler.trained
-    seen = record(pipe, network if network is not None else network_of(pipe), call)
-    found = branches(seen)
-    variance = seen.calls[0].output.shape[1] == 2 * seen.sample.shape[1]
-    net = PipelineNetwork(seen, trained.sign)
+    recorded = record(pipe, network if network is not None else network_of(pipe), call)
+    conditions = branches(recorded)
+    variance = recorded.calls[0].output.shape[1] == 2 * recorded.sample.shape[1]
+    net = PipelineNetwork(recorded, trained.sign)
     model = Model(
         net,
         trained.path,
@@ -107,24 +107,23 @@ def from_pipeline(
         input_scale="edm" if trained.scaled is not None else None,
         sigma_data=trained.reading.sigma_data,
         learned_variance=variance,
-        cond=found.cond,
-        **_time(trained, seen),
+        cond=conditions.cond,
+        **_time(trained, recorded),
     )
     if clip:
         model.functions = {**trained.functions, **model.functions}
         model.reading = trained.reading
-    if found.uncond is None:
+    if conditions.uncond is None:
         return model
-    return model.guided(found.scale, found.cond, found.uncond)
+    return model.guided(conditions.scale, conditions.cond, conditions.uncond)
 
 
-def _time(trained: Trained, seen: Recorded) -> dict[str, Any]:
+def _time(trained: Trained, recorded: Recorded) -> dict[str, Any]:
     """How the network is told the time: as the scheduler writes it, times what the pipeline made of
     that."""
-    told, written = (
-        float(torch.as_tensor(v).flatten()[0]) for v in (seen.calls[0].time, seen.timestep)
-    )
-    ratio = told / written if written else 1.0
+    times = (recorded.calls[0].time, recorded.timestep)
+    network_time, pipeline_time = (float(torch.as_tensor(v).flatten()[0]) for v in times)
+    ratio = network_time / pipeline_time if pipeline_time else 1.0
     if abs(ratio - 1.0) < 1e-2:  # half-precision pipelines round their times
         ratio = 1.0
     if trained.kind == "vp" and ratio == 1.0:
@@ -132,7 +131,8 @@ def _time(trained: Trained, seen: Recorded) -> dict[str, Any]:
 
     def time(path: Any, t: Tensor) -> Tensor:
         levels = trained.levels_at(t.detach().double().cpu().flatten().tolist())
-        return ratio * torch.from_numpy(trained.time(levels)).reshape(t.shape).to(t.device, t.dtype)
+        network_times = torch.from_numpy(trained.time(levels)).reshape(t.shape)
+        return ratio * network_times.to(t.device, t.dtype)
 
     if trained.kind == "flow" and not trained.inverted:
         return {"time": "t", "time_scale": ratio * trained.steps}

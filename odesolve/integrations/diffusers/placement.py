@@ -46,7 +46,7 @@ class Placed(NamedTuple):
     times: Levels
 
 
-def asked(
+def level_request(
     n: int | None,
     timesteps: Sequence[float] | None,
     sigmas: Sequence[float] | None,
@@ -61,9 +61,9 @@ def asked(
     if n is not None:
         counts["num_inference_steps"] = grids.count(n, "num_inference_steps")
     if len(set(counts.values())) != 1:
-        told = ", ".join(f"{k}: {v}" for k, v in counts.items()) or "nothing"
+        texts = ", ".join(f"{k}: {v}" for k, v in counts.items()) or "nothing"
         raise OdesolveError(
-            f"the number of steps is not clear from {told}: give num_inference_steps, timesteps "
+            f"the number of steps is not clear from {texts}: give num_inference_steps, timesteps "
             "or sigmas"
         )
     steps = next(iter(counts.values()))
@@ -86,19 +86,19 @@ def placed(
     noise to data."""
     kind = kind_of_levels(config.get("grid"), config)
     if kind is not None and kind not in kinds.KINDS:
-        found = _by_rule(kind, trained, what)
+        placement = _by_rule(kind, trained, what)
     elif trained.kind == "flow":
-        found = _flow(trained, convention, config, kind, what)
+        placement = _flow(trained, convention, config, kind, what)
     elif trained.kind == "edm":
-        found = _edm(trained, config, kind, what)
+        placement = _edm(trained, config, kind, what)
     else:
-        found = _table(trained, convention, config, kind, what)
-    if not bool((np.diff(found.levels) < 0).all()):
+        placement = _table(trained, convention, config, kind, what)
+    if not bool((np.diff(placement.levels) < 0).all()):
         raise OdesolveError(
-            f"the noise levels do not fall: {found.levels.tolist()[:8]} ...; give timesteps or "
+            f"the noise levels do not fall: {placement.levels.tolist()[:8]} ...; give timesteps or "
             "sigmas that do"
         )
-    return found
+    return placement
 
 
 def _array(name: str, values: Sequence[float]) -> Levels:
@@ -263,7 +263,8 @@ def _flow(
 def _karras_flow(config: Mapping[str, Any], n: int) -> np.ndarray:
     """Karras levels of sigma/alpha, as those of a flow."""
     bar = alphas_cumprod(config).numpy().astype(np.float64)
-    low, high = _ends(config, (((1 - a) / a) ** 0.5 for a in bar[[0, -1]]))
+    ratios = (((1 - a) / a) ** 0.5 for a in bar[[0, -1]])
+    low, high = _ends(config, ratios)
     ratio = kinds.spaced("karras", n, low, high)
     return ratio / (1 + ratio)
 

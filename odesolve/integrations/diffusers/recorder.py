@@ -52,9 +52,9 @@ def network_of(pipe: Any) -> nn.Module:
     """The network that a pipeline denoises with. Raises OdesolveError where it has none that is
     known."""
     for name in NETWORKS:
-        found = getattr(pipe, name, None)
-        if isinstance(found, nn.Module):
-            return found
+        network = getattr(pipe, name, None)
+        if isinstance(network, nn.Module):
+            return network
     raise OdesolveError(
         f"{type(pipe).__name__} has none of {', '.join(NETWORKS)}: give network= "
         "its denoising module"
@@ -152,22 +152,23 @@ class Branches:
     scale: float
 
 
-def branches(seen: Recorded) -> Branches:
+def branches(recorded: Recorded) -> Branches:
     """Sort the calls of one step into branches. Raises OdesolveError where they are mixed in
     another way than linearly."""
-    batch = seen.sample.shape[0]
-    if len(seen.calls) == 1 and seen.calls[0].x.shape[0] == 2 * batch:
-        halves = [_half(seen.calls[0], k, batch) for k in range(2)]
-        return _mixed(halves[1], halves[0], seen.mixed, seen.sample)
-    if len(seen.calls) == 2:
-        return _mixed(seen.calls[0], seen.calls[1], seen.mixed, seen.sample)
-    if len(seen.calls) > 2 or seen.calls[0].x.shape[0] != batch:
+    batch = recorded.sample.shape[0]
+    if len(recorded.calls) == 1 and recorded.calls[0].x.shape[0] == 2 * batch:
+        halves = [_half(recorded.calls[0], k, batch) for k in range(2)]
+        return _mixed(halves[1], halves[0], recorded.mixed, recorded.sample)
+    if len(recorded.calls) == 2:
+        return _mixed(recorded.calls[0], recorded.calls[1], recorded.mixed, recorded.sample)
+    samples = recorded.calls[0].x.shape[0]
+    if len(recorded.calls) > 2 or samples != batch:
         raise OdesolveError(
-            f"a step makes {len(seen.calls)} calls of the network, of {seen.calls[0].x.shape[0]} "
-            f"samples for {batch}: "
+            f"a step calls the network {len(recorded.calls)} times, on {samples} samples for a "
+            f"batch of {batch}: "
             "more branches than a condition and its absence are not read from a pipeline"
         )
-    return Branches(_conditions(seen.calls[0], seen.sample), None, 1.0)
+    return Branches(_conditions(recorded.calls[0], recorded.sample), None, 1.0)
 
 
 def _half(call: RecordedCall, k: int, batch: int) -> RecordedCall:
@@ -184,7 +185,8 @@ def _half(call: RecordedCall, k: int, batch: int) -> RecordedCall:
 
 
 def _mixed(cond: RecordedCall, uncond: RecordedCall, mixed: Tensor, sample: Tensor) -> Branches:
-    a, b, m = (_like(t, sample).double() for t in (uncond.output, cond.output, mixed))
+    outputs = (uncond.output, cond.output, mixed)
+    a, b, m = (_like(output, sample).double() for output in outputs)
     gap = b - a
     size = float(gap.square().sum())
     scale = float(((m - a) * gap).sum()) / size if size > 0 else 1.0
@@ -217,8 +219,10 @@ def _conditions(call: RecordedCall, sample: Tensor) -> dict[str, Any]:
 
 def axis_of(larger: torch.Size, smaller: torch.Size) -> int:
     """The one axis along which a shape is larger. Raises OdesolveError where there is none."""
-    differ = [k for k, (a, b) in enumerate(zip(larger, smaller, strict=False)) if a != b]
-    if len(larger) != len(smaller) or len(differ) != 1 or larger[differ[0]] < smaller[differ[0]]:
+    sizes = enumerate(zip(larger, smaller, strict=False))
+    differ = [k for k, (a, b) in sizes if a != b]
+    one_axis = len(larger) == len(smaller) and len(differ) == 1
+    if not one_axis or larger[differ[0]] < smaller[differ[0]]:
         raise OdesolveError(
             f"the network's input has shape {tuple(larger)} for latents of shape "
             f"{tuple(smaller)}: a pipeline that lays "

@@ -98,20 +98,22 @@ def schedule(
     trained: Trained,
     convention: Convention,
     choice: SolverChoice,
-    found: Placed,
+    placement: Placed,
     exact: bool,
 ) -> TimeSchedule:
     """The schedule of a solver on these noise levels; ``exact`` rounds no time of an evaluation
     inside a step."""
-    grid = tuple(trained.path_times(found.levels))
+    grid = tuple(trained.path_times(placement.levels))
     whole = _planned(trained, choice, grid, 0)
     at = [e.t for e in whole.evaluations]
-    told = dict(zip(whole.grid[:-1], zip(found.levels, found.times, strict=False), strict=False))
+    answers = zip(placement.levels, placement.times, strict=False)
+    known = dict(zip(whole.grid[:-1], answers, strict=False))
     inner = trained.levels_at(at)
-    times = trained.time(np.maximum(inner, 1e-12)) if any(t not in told for t in at) else inner
+    times = trained.time(np.maximum(inner, 1e-12)) if any(t not in known for t in at) else inner
     if convention.rounds == "all" and trained.kind == "vp" and not exact:
         times = np.round(times)
-    pairs = [told.get(t, (level, time)) for t, level, time in zip(at, inner, times, strict=True)]
+    places = zip(at, inner, times, strict=True)
+    pairs = [known.get(t, (level, time)) for t, level, time in places]
     levels, times = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
     return TimeSchedule(
         trained,
@@ -119,7 +121,7 @@ def schedule(
         choice,
         whole.grid,
         tuple(at),
-        np.append(levels, found.levels[-1]),
+        np.append(levels, placement.levels[-1]),
         times,
         _starts(whole),
     )
@@ -136,14 +138,14 @@ def _planned(
     call at the state itself."""
     outside = REGISTRY.find(choice.solver).outside
     options = outside.entering({**choice.options, **more}, trained.path, grid, step)
-    made = plan(choice.solver, trained.path, None, grids.Listed(values=grid[step:]), **options)
-    if made.evaluations[0].input != START:
+    planned = plan(choice.solver, trained.path, None, grids.Listed(values=grid[step:]), **options)
+    if planned.evaluations[0].input != START:
         raise OdesolveError(
-            f"{made.solver} moves the state before its first network call, and a pipeline calls "
+            f"{planned.solver} moves the state before its first network call, and a pipeline calls "
             "its network first: give another "
             "solver, or run ode.sample on ode.from_pipeline(pipe)"
         )
-    return made
+    return planned
 
 
 def _starts(whole: Plan) -> tuple[int, ...]:
@@ -174,9 +176,8 @@ def noise_kept(plan: Plan, path: Path, fn: str) -> Plan:
             noise = f"{data}.noise"
             raw = f"{data}.raw"
             out.append(replace(i, output=noise, quantity="noise"))
-            out.append(
-                Combine((Output(raw),), (state, noise), ((1 / at.alpha, -at.sigma / at.alpha),))
-            )
+            weights = (1 / at.alpha, -at.sigma / at.alpha)
+            out.append(Combine((Output(raw),), (state, noise), (weights,)))
             out.append(Apply(fn, raw, data, i.t))
             continue
         assert isinstance(i, Combine)

@@ -28,7 +28,7 @@ from odesolve.integrations.diffusers.conventions import (
 from odesolve.integrations.diffusers.loops import StepOutput
 from odesolve.integrations.diffusers.network import FLOOR, Trained, trained
 from odesolve.integrations.diffusers.noising import Noising
-from odesolve.integrations.diffusers.placement import LevelRequest, asked, placed
+from odesolve.integrations.diffusers.placement import LevelRequest, level_request, placed
 from odesolve.integrations.diffusers.schedule import SolverChoice, TimeSchedule, schedule
 from odesolve.integrations.diffusers.walk import STOOD, Generators, Walk
 from odesolve.integrations.names import from_diffusers
@@ -212,7 +212,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         # pipelines write configs of their own into their schedulers
         if self.config is not self._read:
             self._prepare()
-        what = asked(num_inference_steps, timesteps, sigmas, mu)
+        what = level_request(num_inference_steps, timesteps, sigmas, mu)
         self._begin(self._scheduled(what), what.key(), device)
 
     def _scheduled(self, what: LevelRequest) -> TimeSchedule:
@@ -220,12 +220,13 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         key = what.key()
         chosen = self._schedules.get(key)
         if chosen is None:
-            found = placed(self.trained, self.convention, {**self.config, "grid": self._grid}, what)
+            config = {**self.config, "grid": self._grid}
+            placement = placed(self.trained, self.convention, config, what)
             chosen = schedule(
                 self.trained,
                 self.convention,
                 self._choice(what.n),
-                found,
+                placement,
                 self.config["exact_timesteps"],
             )
             if len(self._schedules) >= KEPT_SCHEDULES:
@@ -234,9 +235,9 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         return chosen
 
     def _begin(self, chosen: TimeSchedule, key: tuple, device: Any) -> None:
-        self._enter(self._made(chosen, key, device))
+        self._enter(self._new_walk(chosen, key, device))
 
-    def _made(self, chosen: TimeSchedule, key: tuple, device: Any) -> Walk:
+    def _new_walk(self, chosen: TimeSchedule, key: tuple, device: Any) -> Walk:
         """A walk through a schedule, before its first call."""
         whole = self.convention.rounds == "all" and bool(
             (chosen.times == chosen.times.round()).all()
@@ -358,12 +359,12 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
 
         Raises OdesolveError, and leaves the present loop as it is, for what is no such state.
         """
-        found = shaped(state, _State, STOOD)
+        entries = shaped(state, _State, STOOD)
         if self.config is not self._read:
             self._prepare()
         with STOOD.reading():
-            what = asked(*found.asked)
-            walk = self._made(self._scheduled(what), what.key(), torch.device(found.device))
+            what = level_request(*entries.asked)
+            walk = self._new_walk(self._scheduled(what), what.key(), torch.device(entries.device))
             walk.load_state_dict({k: v for k, v in state.items() if k not in ("asked", "device")})
         self._enter(walk)
 
@@ -372,6 +373,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         return {"config": dict(self.config), "state": state}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        self._on({k: v for k, v in saved["config"].items() if not k.startswith("_")})
+        config = saved["config"].items()
+        self._on({name: value for name, value in config if not name.startswith("_")})
         if saved["state"] is not None:
             self.load_state_dict(saved["state"])

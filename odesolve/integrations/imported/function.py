@@ -56,10 +56,10 @@ def imported_function(
     if not positive:
         raise OdesolveError("sigmas: give noise levels with a positive one among them")
     probe = _FunctionProbe(sample_fn, levels, extras)
-    found = probe.rows(who)
+    matrix = probe.rows(who)
     if path is None:
         path = EDM(sigma_max=max(positive), sigma_min=min(positive))
-    return _plan(who, path, probe, found)
+    return _plan(who, path, probe, matrix)
 
 
 class _FunctionProbe:
@@ -130,17 +130,18 @@ class _FunctionProbe:
                 f"{who} draws noise that is no noise_sampler's, which cannot be told from its "
                 "result: give one without (no churn)"
             )
-        found = all_of(units(count, self.sigmas.dtype), 1).reshape(self.calls + 1, -1).double()
-        check_linear(found, values, once, who)
+        columns = all_of(units(count, self.sigmas.dtype), 1)
+        matrix = columns.reshape(self.calls + 1, -1).double()
+        check_linear(matrix, values, once, who)
         large = 100.0 * values  # what clips or thresholds lets small values pass
-        check_linear(found, large, all_of(large, 1), who)
-        return found
+        check_linear(matrix, large, all_of(large, 1), who)
+        return matrix
 
 
-def _plan(who: str, path: Path, probe: _FunctionProbe, found: Tensor) -> Plan:
+def _plan(who: str, path: Path, probe: _FunctionProbe, matrix: Tensor) -> Plan:
     calls = probe.calls
     eps = torch.finfo(probe.sigmas.dtype).eps
-    streams = _streams(who, probe, found)
+    streams = _streams(who, probe, matrix)
     names = [START, *(f"D{k + 1}" for k in range(calls)), *streams]
     listed = set(probe.sigmas.tolist())
     final = float(probe.sigmas[-1])
@@ -151,21 +152,22 @@ def _plan(who: str, path: Path, probe: _FunctionProbe, found: Tensor) -> Plan:
         who, path, [first, *(t for t, done in zip(after, finished, strict=True) if done)]
     )
     states = [START]
-    vectors = [found[0]]
+    vectors = [matrix[0]]
     for k in range(calls):
         assert rows.evaluate(states[k], probe.times[k]) == names[k + 1]
-        total = _shortest(names, states, vectors, found[k + 1], eps)
+        total = _shortest(names, states, vectors, matrix[k + 1], eps)
         states.append(rows.state(total, finished[k]))
-        vectors.append(found[k + 1])
+        vectors.append(matrix[k + 1])
     return rows.plan(states[-1])
 
 
-def _streams(who: str, probe: _FunctionProbe, found: Tensor) -> list[str]:
+def _streams(who: str, probe: _FunctionProbe, matrix: Tensor) -> list[str]:
     """Names of the noise that a function asked for. Raises OdesolveError where two pieces of one
     path overlap."""
-    used = (found[:, 1 + probe.calls :] != 0).any(dim=0).tolist()
+    used = (matrix[:, 1 + probe.calls :] != 0).any(dim=0).tolist()
     kept = [span for span, is_used in zip(probe.intervals, used, strict=True) if is_used]
-    if any(a[1] < b[0] or a[0] <= b[0] for a, b in itertools.pairwise(kept)):
+    spans = itertools.pairwise(kept)
+    if any(a[1] < b[0] or a[0] <= b[0] for a, b in spans):
         raise OdesolveError(
             f"{who} asks for noise of intervals that overlap, whose parts a plan would draw "
             "independently: import it with eta=0, "
@@ -186,7 +188,7 @@ def _shortest(
     size = (
         torch.stack([*vectors, wanted]).abs().amax(dim=0)
     )  # what was summed on the way is not known: no more than all
-    found = _terms(names, wanted, size, eps)
+    shortest = _terms(names, wanted, size, eps)
     for state, base in zip(states, vectors, strict=True):
         if float(base[0]) == 0.0 or float(wanted[0]) == 0.0:
             continue
@@ -194,9 +196,9 @@ def _shortest(
         rest = wanted - a * base
         rest[0] = 0.0
         terms = {state: a, **_terms(names, rest, (1.0 + abs(a)) * size, eps)}
-        if len(terms) <= len(found):
-            found = terms
-    return found
+        if len(terms) <= len(shortest):
+            shortest = terms
+    return shortest
 
 
 def _terms(names: list[str], row: Tensor, size: Tensor, eps: float) -> dict[str, float]:

@@ -30,16 +30,17 @@ def not_finite(who: str) -> OdesolveError:
     )
 
 
-def check_linear(found: Tensor, values: Tensor, results: Tensor, who: str) -> None:
+def check_linear(matrix: Tensor, values: Tensor, results: Tensor, who: str) -> None:
     """Raise OdesolveError unless rows explain what a map made of other values.
 
     ``found`` (k, n) are the rows, ``values`` (n, ...) what they were tried on, ``results`` (k, ...)
     what came out."""
-    if not bool(found.isfinite().all()):
+    if not bool(matrix.isfinite().all()):
         raise not_finite(who)
     flat = values.reshape(len(values), -1).double()
-    size = found.abs().double() @ flat.abs()
-    wrong = (found.double() @ flat - results.reshape(len(results), -1).double()).abs()
+    size = matrix.abs().double() @ flat.abs()
+    right = results.reshape(len(results), -1).double()
+    wrong = (matrix.double() @ flat - right).abs()
     worst = float((wrong / size.clamp_min(1e-300)).nan_to_num(math.inf).max())
     if worst > LINEAR:
         raise OdesolveError(

@@ -68,9 +68,9 @@ def imported(
     who = type(scheduler).__name__
     net = _network(scheduler, path, predicts)
     probe = _SchedulerProbe(scheduler, steps, dict(given or {}), step, dtype)
-    found = probe.rows(who)
+    matrix = probe.rows(who)
     times, end = _times(probe, net, told, start)
-    return _plan(who, net, probe, found, times, end)
+    return _plan(who, net, probe, matrix, times, end)
 
 
 # Tables and coefficients of schedulers are float32 as a rule, also where they are applied to
@@ -168,7 +168,9 @@ class _SchedulerProbe:
                     if hasattr(peer, "scale_model_input")
                     else sample
                 )
-                result = peer.step(values[2 * k + 1].clone(), t, values[2 * k].clone(), **extra)
+                answer = values[2 * k + 1].clone()
+                state = values[2 * k].clone()
+                result = peer.step(answer, t, state, **extra)
                 results.append(result[0] if isinstance(result, tuple) else result.prev_sample)
         return inputs, results
 
@@ -191,13 +193,13 @@ class _SchedulerProbe:
                 "no plan knows"
             )
         inputs, results = self.run(units(2 * self.calls, self.dtype), 1)
-        found = torch.stack(results).reshape(self.calls, -1).double()
+        matrix = torch.stack(results).reshape(self.calls, -1).double()
         scales = torch.stack(inputs).reshape(self.calls, -1).double()[:, ::2]
         self.scales = scales.diagonal().tolist()
-        check_linear(found, values, once, who)
+        check_linear(matrix, values, once, who)
         large = 100.0 * values  # what clips or thresholds lets small values pass
-        check_linear(found, large, torch.stack(self.run(large, 1)[1]), who)
-        return found
+        check_linear(matrix, large, torch.stack(self.run(large, 1)[1]), who)
+        return matrix
 
 
 def _times(
@@ -259,12 +261,12 @@ def _plan(
     who: str,
     net: _Network,
     probe: _SchedulerProbe,
-    found: Tensor,
+    matrix: Tensor,
     times: list[float],
     end: float | None,
 ) -> Plan:
     if end is None:
-        end = _end(net, found, times)
+        end = _end(net, matrix, times)
     scales = [1.0] * probe.calls if net.scaled else list(probe.scales)
     scales.append(float(net.path.alpha(end)) if any(s != 1.0 for s in scales) else 1.0)
     shares = _shares(who, net, times)
@@ -275,7 +277,8 @@ def _plan(
     data = []
     for k, done in enumerate(finished):
         data.append(rows.evaluate(states[k], times[k]))
-        weights = (scales[k + 1] * found[k, : 2 * (k + 1)]).view(-1, 2).tolist()
+        row = matrix[k, : 2 * (k + 1)]
+        weights = (scales[k + 1] * row).view(-1, 2).tolist()
         total: dict[str, float] = {}
         size: dict[str, float] = {}
         for (of_state, of_output), scale, (kx, kf), state, pred in zip(
@@ -311,16 +314,15 @@ def _shares(who: str, net: _Network, times: list[float]) -> list[tuple[float, fl
     return pairs
 
 
-def _end(net: _Network, found: Tensor, times: list[float]) -> float:
+def _end(net: _Network, matrix: Tensor, times: list[float]) -> float:
     """The path's time where a solve ends, by what its last row makes of data at one point."""
     points = net.path.points(times)
-    c0, c1, scale = (
-        c.tolist() for c in net.path.rows(torch.tensor(times, dtype=torch.float64), net.predicts)
-    )
+    rows = net.path.rows(torch.tensor(times, dtype=torch.float64), net.predicts)
+    c0, c1, scale = (c.tolist() for c in rows)
     kept = noise = size = 0.0
     for j, p in enumerate(points):
-        a = float(found[-1, 2 * j])
-        b = float(found[-1, 2 * j + 1]) * net.sign / scale[j]
+        a = float(matrix[-1, 2 * j])
+        b = float(matrix[-1, 2 * j + 1]) * net.sign / scale[j]
         kept += a * p.alpha + b * c0[j]
         noise += a * p.sigma + b * c1[j]
         size += abs(a * p.sigma) + abs(b * c1[j])

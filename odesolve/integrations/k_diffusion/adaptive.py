@@ -258,7 +258,9 @@ class AdaptiveRun:
     def _raised(self, x: Tensor, up: float, s: float, t: float) -> Tensor:
         if not up or self.draw is None:
             return x
-        noise = self.draw(torch.tensor(math.exp(-s)), torch.tensor(math.exp(-t)))
+        sigma = torch.tensor(math.exp(-s))
+        sigma_next = torch.tensor(math.exp(-t))
+        noise = self.draw(sigma, sigma_next)
         return x + up * self.scales.s_noise * noise
 
     def _candidates(self, s: float, h: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -267,7 +269,8 @@ class AdaptiveRun:
         nodes = NODES[METHODS[self.order]]
         times = torch.tensor([s + r * h for r in (*nodes, 1.0)], dtype=torch.float64)
         levels = torch.exp(-times)
-        rows = rows_of([(torch.ones(()), v) for v in levels], torch.tensor(h, dtype=torch.float64))
+        points = [(torch.ones(()), level) for level in levels]
+        rows = rows_of(points, torch.tensor(h, dtype=torch.float64))
         weights = [torch.stack(row)[None] for row in rows]
         noises = []
         y = self.x
@@ -279,7 +282,8 @@ class AdaptiveRun:
             first = denoised if first is None else first
             slope = torch.tensor([[1.0 / sigma, -1.0 / sigma]], dtype=torch.float64)
             noises += combined([y, denoised], slope, (-1,))
-        low, high = combined([self.x, *noises], torch.cat(weights[-2:]), (0, 0))
+        ends = torch.cat(weights[-2:])
+        low, high = combined([self.x, *noises], ends, (0, 0))
         assert first is not None
         return first, low, high
 

@@ -236,10 +236,10 @@ def prepare(
     "given"."""
     path = path_of(levels, flow)
     times = grids.make(grids.Listed(values=levels), path, None)
-    made = dict(options)
+    arguments = dict(options)
     if isinstance(solver, str):
         entry = REGISTRY.find(solver)
-        entry.check_options(made)
+        entry.check_options(arguments)
         name = entry.name
         write = entry.write
         nested = entry.outside.nested
@@ -251,7 +251,7 @@ def prepare(
     # that one contains the other.
     noise: Noise = OnePath() if source == "tree" else Cells(whole=nested and source == "given")
     writer = Writer(path, times, name, source=noise)
-    write(writer, **made)
+    write(writer, **arguments)
     plan = writer.plan()
     program = lower(plan, path, Reading("data", cast=cast))
     return Prepared(program, _begins(plan), getattr(noise, "intervals", {}))

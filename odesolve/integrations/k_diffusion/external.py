@@ -37,7 +37,8 @@ class _Denoiser(nn.Module):
         skip, out, scale = self._weights(sigma, input)
         noised = input + noise * append_dims(sigma, input.dim())
         target = self._target(input, noise, (input - skip * noised) / out)
-        return (self._output(noised, scale, sigma, kwargs) - target).pow(2).flatten(1).mean(1)
+        error = self._output(noised, scale, sigma, kwargs) - target
+        return error.pow(2).flatten(1).mean(1)
 
     def _target(self, data: Tensor, noise: Tensor, scaled: Tensor) -> Tensor:
         return scaled
@@ -143,9 +144,9 @@ class DiscreteSchedule(nn.Module):
             else t.float()
         )
         part = t.frac()
-        return (
-            (1 - part) * self.log_sigmas[t.floor().long()] + part * self.log_sigmas[t.ceil().long()]
-        ).exp()
+        below = self.log_sigmas[t.floor().long()]
+        above = self.log_sigmas[t.ceil().long()]
+        return ((1 - part) * below + part * above).exp()
 
 
 class _Discrete(DiscreteSchedule, _Denoiser):

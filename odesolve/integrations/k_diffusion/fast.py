@@ -48,11 +48,12 @@ def sample_dpm_fast(
     n = int(n)
     eta = level("eta", eta)
     count = n // 3 + 1
-    orders = (*[3] * (count - 2), 2, 1) if n % 3 == 0 else (*[3] * (count - 1), n % 3)
+    last = (2, 1) if n % 3 == 0 else (n % 3,)
+    orders = (*[3] * (count - len(last)), *last)
     t = torch.linspace(-math.log(high), -math.log(low), count + 1, dtype=torch.float64)
     sigmas = torch.exp(-t)
     sigmas[0], sigmas[-1] = high, low
-    told = (
+    report = (
         None
         if callback is None
         else lambda info: callback({**info, "t": t[info["i"]], "t_up": t[info["i"]]})
@@ -60,7 +61,7 @@ def sample_dpm_fast(
     options = {"orders": orders, "eta": level("eta", eta), "s_noise": level("s_noise", s_noise)}
     if not eta:
         noise_sampler = None
-    return solve(dpm_fast, model, x, sigmas, extra_args, told, disable, noise_sampler, **options)
+    return solve(dpm_fast, model, x, sigmas, extra_args, report, disable, noise_sampler, **options)
 
 
 def ends(sigma_min: float | Tensor, sigma_max: float | Tensor) -> tuple[float, float]:
@@ -97,7 +98,8 @@ def dpm_fast(w: Writer, *, orders: tuple[int, ...], eta: float, s_noise: float) 
             for r in _STAGES[order]
         ]
         if order == 1:
-            x = land(down, noise_row(s, down, x, [(s, noise_of(s, x, w.data(x, s)))]))
+            noise = noise_of(s, x, w.data(x, s))
+            x = land(down, noise_row(s, down, x, [(s, noise)]))
         elif order == 2:
             x, _ = second_order_step(w, s, inner[0], down, x, land=land, exact=exact)
         else:
@@ -112,6 +114,7 @@ def _lower(w: Writer, eta: float) -> list[Point]:
     if not eta:
         return [t for _, t in w.steps]
     last = w.points[-1]
-    lower = [t.rho * math.sqrt(max(eta_split(s, t, eta).kept, 0.0)) for s, t in w.steps]
-    found = w.path.points(w.path.t_of_rho(torch.tensor(lower, dtype=torch.float64)))
-    return [p if p.rho > last.rho else last for p in found]
+    shares = [max(eta_split(s, t, eta).kept, 0.0) for s, t in w.steps]
+    lower = [t.rho * math.sqrt(share) for (_, t), share in zip(w.steps, shares, strict=True)]
+    points = w.path.points(w.path.t_of_rho(torch.tensor(lower, dtype=torch.float64)))
+    return [p if p.rho > last.rho else last for p in points]

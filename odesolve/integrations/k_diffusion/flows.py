@@ -20,9 +20,10 @@ def dpmpp_2s_ancestral_rf(w: Writer, *, eta: float, s_noise: float) -> None:
     for (s, t), (down, split) in zip(w.steps, lower_in_time(w, eta), strict=True):
         data = w.data(x, s)
         if t.sigma > 0:
-            m = w.path.point(
-                NEAR if math.isinf(s.lam) else float(w.path.t_of_lam(0.5 * (s.lam + down.lam)))
-            )
+            middle = NEAR
+            if not math.isinf(s.lam):
+                middle = float(w.path.t_of_lam(0.5 * (s.lam + down.lam)))
+            m = w.path.point(middle)
             data = w.data(w.stage(m, first_order(s, m, x, data), exact), m)
         x = w.step(t, split_row(w, s, t, x, data, split, scale=s_noise), exact)
 

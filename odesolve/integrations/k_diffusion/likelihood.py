@@ -51,8 +51,8 @@ def log_likelihood(
     )
     tol = atol + rtol * x.shape[1:].numel()
     options = {"trace": trace, "products": products, "seed": seed, "tol": tol, "control": control}
-    found = log_prob(network, x, t=(low, high), **options)
-    return found.value.to(torch.promote_types(x.dtype, torch.float32)), {
-        "fevals": int(found.nfe.max()),
-        "log_prob": found,
+    density = log_prob(network, x, t=(low, high), **options)
+    return density.value.to(torch.promote_types(x.dtype, torch.float32)), {
+        "fevals": int(density.nfe.max()),
+        "log_prob": density,
     }

@@ -34,12 +34,12 @@ def default_noise_sampler(x: Tensor, seed: int | None = None) -> NoiseSampler:
     own, calls = keys_of(x.shape[0], seed, None, x.device), itertools.count(STEPS)
 
     def draw(sigma: Any, sigma_next: Any) -> Tensor:
-        return drawn(x, own, next(calls))
+        return normals_like(x, own, next(calls))
 
     return draw
 
 
-def drawn(x: Tensor, keys: Tensor, stream: int) -> Tensor:
+def normals_like(x: Tensor, keys: Tensor, stream: int) -> Tensor:
     """The normals of a stream in the form of x."""
     out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
     normal(out, keys, stream)
@@ -87,9 +87,8 @@ class BrownianTreeNoiseSampler:
                     f"{len(seed)} seeds for a batch of {len(x)}: give one per sample, or one for "
                     "all"
                 )
-            self.path = self.path.keyed(
-                torch.cat([keys(signed(int(s)), torch.zeros(1)) for s in seed]).to(device)
-            )
+            own = [keys(signed(int(s)), torch.zeros(1)) for s in seed]
+            self.path = self.path.keyed(torch.cat(own).to(device))
 
     def __call__(self, sigma: float | Tensor, sigma_next: float | Tensor) -> Tensor:
         """Noise (B, ...) of unit variance for the step from ``sigma`` to ``sigma_next``."""
@@ -97,7 +96,8 @@ class BrownianTreeNoiseSampler:
         t = self._clock(sigma_next)
         w = self.path(s, t)
         assert isinstance(w, Tensor)
-        return (w / (t - s).abs().sqrt().to(w.device)).to(self.like)
+        std = (t - s).abs().sqrt()
+        return (w / std.to(w.device)).to(self.like)
 
     def _clock(self, sigma: float | Tensor) -> Tensor:
         return self.transform(torch.as_tensor(sigma))

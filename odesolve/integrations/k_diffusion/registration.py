@@ -49,23 +49,23 @@ def register(
     if not chosen and not replace:
         raise OdesolveError("names is empty: give names of ode.solvers(), or None for all")
     record = vars(host).setdefault(RECORD, SimpleNamespace(before={}, listed=[]))
-    made = {f"{prefix}{n}": sampling.ode_sampler(n) for n in chosen}
+    samplers = {f"{prefix}{n}": sampling.ode_sampler(n) for n in chosen}
     own = (
         [n.removeprefix("sample_") for n in vars(sampling) if n.startswith("sample_")]
         if replace
         else []
     )
-    made |= {n: getattr(sampling, f"sample_{n}") for n in own if hasattr(host, f"sample_{n}")}
-    for name, function in made.items():
+    samplers |= {n: getattr(sampling, f"sample_{n}") for n in own if hasattr(host, f"sample_{n}")}
+    for name, function in samplers.items():
         attribute = f"sample_{name}"
         if getattr(host, attribute, None) is not function:
             record.before.setdefault(attribute, getattr(host, attribute, None))
             setattr(host, attribute, function)
     for names_there in _lists(listed):
-        added = [n for n in made if n not in names_there]
+        added = [n for n in samplers if n not in names_there]
         names_there.extend(added)
         record.listed.append((names_there, added))
-    return list(made)
+    return list(samplers)
 
 
 @fits
@@ -86,13 +86,13 @@ def unregister(host: Any) -> None:
 def _lists(listed: Any) -> list[list[str]]:
     """Every list of names in what was given, each once."""
     if isinstance(listed, list) and all(isinstance(n, str) for n in listed):
-        found = [listed]
+        lists = [listed]
     elif isinstance(listed, Sequence):
-        found = [names for each in listed for names in _lists(each)]
+        lists = [names for each in listed for names in _lists(each)]
     else:
-        found = [getattr(listed, n) for n in LISTS if isinstance(getattr(listed, n, None), list)]
-        if not found:
+        lists = [getattr(listed, n) for n in LISTS if isinstance(getattr(listed, n, None), list)]
+        if not lists:
             raise OdesolveError(
                 f"listed is {listed!r}: give a list of names, or what has one of {', '.join(LISTS)}"
             )
-    return list({id(names): names for names in found}.values())
+    return list({id(names): names for names in lists}.values())

@@ -79,6 +79,6 @@ def _checked(n: int, sigma_min: float, sigma_max: float) -> tuple[int, float, fl
     )
 
 
-def _finished(found: levels.Levels, device: Device) -> Tensor:
+def _finished(values: levels.Levels, device: Device) -> Tensor:
     device = device_of(device)
-    return append_zero(torch.from_numpy(found)).to(device=device, dtype=torch.get_default_dtype())
+    return append_zero(torch.from_numpy(values)).to(device=device, dtype=torch.get_default_dtype())

@@ -151,7 +151,7 @@ class _Back:
         drift = Drift(f, state, (), False)
         norm = self._norm()
         scale = 1.0 if norm is not None else math.sqrt(share)
-        told = listeners(
+        heard = listeners(
             callbacks(self.method, self.problem.func, "_adjoint"),
             lambda y: self._opened(drift.open(y)),
         )
@@ -163,7 +163,7 @@ class _Back:
             self.atol * scale,
             norm,
             None,
-            told,
+            heard,
         )
         given = t.to(self.problem.t.dtype)
         outcome = engine.run(
@@ -206,8 +206,8 @@ def largest(*values: Any) -> Tensor:
 
 def _parameters(func: Any) -> list[Tensor]:
     """Parameters of a module; in DataParallel's replicas they are plain attributes."""
-    found: list[Tensor] = list(func.parameters())
-    if not found and getattr(func, "_is_replica", False):
+    params: list[Tensor] = list(func.parameters())
+    if not params and getattr(func, "_is_replica", False):
         held = (x for m in func.modules() for x in vars(m).values())
-        found = [x for x in held if isinstance(x, Tensor) and x.requires_grad]
-    return found
+        params = [x for x in held if isinstance(x, Tensor) and x.requires_grad]
+    return params

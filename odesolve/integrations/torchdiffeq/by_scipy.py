@@ -25,12 +25,13 @@ def solve_by_scipy(system: System, options: Mapping[str, Any]) -> Outcome:
     @torch.no_grad()
     def f(t: float, y: Any) -> Any:
         state = torch.as_tensor(y, dtype=start.dtype).to(start.device).view_as(start)
-        return system.drift(moment(t, start), state).double().cpu().numpy().reshape(-1)
+        slope = system.drift(moment(t, start), state)
+        return slope.double().cpu().numpy().reshape(-1)
 
     limits: dict[str, Any] = {
         k: float(options[k]) for k in ("min_step", "max_step") if options.get(k)
     }
-    found = solve_ivp(
+    solution = solve_ivp(
         f,
         (times[0], times[-1]),
         start.double().cpu().numpy().reshape(-1),
@@ -40,8 +41,14 @@ def solve_by_scipy(system: System, options: Mapping[str, Any]) -> Outcome:
         atol=system.atol,
         **limits,
     )
-    y = torch.as_tensor(found.y.T).to(start.device, start.dtype).reshape(-1, *start.shape)
-    status = "ok" if found.status == 0 else "min_step"
+    columns = torch.as_tensor(solution.y.T).to(start.device, start.dtype)
+    y = columns.reshape(-1, *start.shape)
+    status = "ok" if solution.status == 0 else "min_step"
     return Outcome(
-        y, system.drift.open(y[-1]), float(found.t[-1]), status, len(found.t) - 1, found.message
+        y,
+        system.drift.open(y[-1]),
+        float(solution.t[-1]),
+        status,
+        len(solution.t) - 1,
+        solution.message,
     )

@@ -35,7 +35,8 @@ def run(
     """Solve a system. ``grid_of`` calls the user's grid_constructor with what the user calls func,
     y0 and t; ``t`` are the times as they were given, whose type says how exact they are."""
     if len(t) == 1:
-        return Outcome(system.y0[None], system.drift.open(system.y0), system.clock.times[0], "ok")
+        last = system.drift.open(system.y0)
+        return Outcome(system.y0[None], last, system.clock.times[0], "ok")
     if method == SCIPY:
         refuse("y0 of scipy_solver", system.y0)
         return solve_by_scipy(system, options)

@@ -39,16 +39,20 @@ def with_event_time(
     is_tuple = isinstance(states, tuple)
     pieces = states if is_tuple else (states,)
     met = tuple(y[-1] for y in pieces)
-    values = event_fn(at.to(met[0].real.dtype), met if is_tuple else met[0]).reshape(-1)
+    state = met if is_tuple else met[0]
+    values = event_fn(at.to(met[0].real.dtype), state).reshape(-1)
     if not values.requires_grad:
         return at, states
     slopes = _slopes(func, at, met, is_tuple)
     rates = _rates(event_fn, at, met, slopes, is_tuple)
     # the one that is met
-    element = int((values.detach() / rates).abs().nan_to_num(torch.inf, torch.inf).argmin())
+    distances = (values.detach() / rates).abs()
+    element = int(distances.nan_to_num(torch.inf, torch.inf).argmin())
     moved = _Moved.apply(values[element], rates[element])
-    ends = [y[-1] + (moved * s).to(y) for y, s in zip(pieces, slopes, strict=True)]
-    joined = tuple(torch.cat([y[:-1], end[None]]) for y, end in zip(pieces, ends, strict=True))
+    along = zip(pieces, slopes, strict=True)
+    ends = [y[-1] + (moved * slope).to(y) for y, slope in along]
+    ended = zip(pieces, ends, strict=True)
+    joined = tuple(torch.cat([y[:-1], end[None]]) for y, end in ended)
     return at + moved.to(at), joined if is_tuple else joined[0]
 
 
@@ -61,10 +65,9 @@ def _slopes(
     """dy/dt at the event, connected to nothing; func may differentiate its y."""
     with torch.enable_grad():
         leaves = tuple(x.detach().requires_grad_() for x in y)
-        found = func(t.to(y[0].real.dtype), leaves if is_tuple else leaves[0])
-    return [
-        f.detach().reshape(x.shape) for f, x in zip(found if is_tuple else (found,), y, strict=True)
-    ]
+        slopes = func(t.to(y[0].real.dtype), leaves if is_tuple else leaves[0])
+    pieces = slopes if is_tuple else (slopes,)
+    return [f.detach().reshape(x.shape) for f, x in zip(pieces, y, strict=True)]
 
 
 def _rates(
@@ -75,19 +78,21 @@ def _rates(
     is_tuple: bool,
 ) -> Tensor:
     """The derivatives (m,) of the event's numbers in time along the solution."""
-    at, *states = (x.detach().requires_grad_() for x in (t.to(y[0].real.dtype), *y))
+    inputs = (t.to(y[0].real.dtype), *y)
+    at, *states = (x.detach().requires_grad_() for x in inputs)
     with torch.enable_grad():
         values = event_fn(at, tuple(states) if is_tuple else states[0]).reshape(-1)
     rates = []
     for value in values.unbind():
         inputs = (at, *states)
-        found = (
+        gradients = (
             torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True)
             if value.requires_grad
             else ()
         )
-        pairs = zip((torch.ones_like(at), *slopes), found, strict=False)
-        along = [(f * g.conj()).real.sum().to(value) for f, g in pairs if g is not None]
+        pairs = zip((torch.ones_like(at), *slopes), gradients, strict=False)
+        products = [(f * g.conj()).real.sum() for f, g in pairs if g is not None]
+        along = [product.to(value) for product in products]
         rates.append(sum(along, torch.zeros_like(value)).detach())
     return torch.stack(rates)
 

@@ -101,9 +101,9 @@ def callbacks(
     """The callbacks that func carries, by their names in torchdiffeq; a warning tells of those that
     the method cannot call."""
     names = [f"callback_{moment}" for moment in ("step", "accept_step", "reject_step")]
-    found = {name: call for name in names if callable(call := getattr(func, name + suffix, None))}
+    calls = {name: call for name in names if callable(call := getattr(func, name + suffix, None))}
     can = set(names) if method in PAIRS else set() if method == SCIPY else {"callback_step"}
-    cannot = sorted(set(found) - can)
+    cannot = sorted(set(calls) - can)
     if cannot:
         warn(f"{method} does not call {', '.join(name + suffix for name in cannot)}")
-    return {name: call for name, call in found.items() if name in can}
+    return {name: call for name, call in calls.items() if name in can}

@@ -110,19 +110,19 @@ class OdeintProblem:
     def _event(self, t: Tensor, y: Tensor) -> Tensor:
         """The numbers (m,) of the event at a packed state."""
         assert self.event_fn is not None
-        found = self.event_fn(t.to(self.form.real), self.opened(y))
-        refuse("what event_fn returned", found)  # the search follows values alone
-        if not isinstance(found, Tensor) or not found.is_floating_point() or not found.numel():
+        values = self.event_fn(t.to(self.form.real), self.opened(y))
+        refuse("what event_fn returned", values)  # the search follows values alone
+        if not isinstance(values, Tensor) or not values.is_floating_point() or not values.numel():
             what = (
-                f"a {found.dtype} of shape {tuple(found.shape)}"
-                if isinstance(found, Tensor)
-                else type(found).__name__
+                f"a {values.dtype} of shape {tuple(values.shape)}"
+                if isinstance(values, Tensor)
+                else type(values).__name__
             )
             raise Refused(
                 f"event_fn returned {what}: return a tensor of real numbers, which are "
                 "0 at the event"
             )
-        return found.reshape(-1)
+        return values.reshape(-1)
 
     def run(self) -> Outcome:
         """The solve. Raises ``Failed`` where it does not arrive."""
@@ -145,22 +145,23 @@ class OdeintProblem:
 
 
 def listeners(
-    found: Mapping[str, Callable[..., Any]], opened: Callable[[Tensor], Any]
+    calls: Mapping[str, Callable[..., Any]], opened: Callable[[Tensor], Any]
 ) -> Listeners:
     """torchdiffeq's callbacks, which get the time and the step as float64 tensors."""
 
-    def told(call: Callable[..., Any]) -> Callback:
+    def with_tensors(call: Callable[..., Any]) -> Callback:
         return lambda t, y, h: call(
             torch.tensor(t, dtype=torch.float64), opened(y), torch.tensor(h, dtype=torch.float64)
         )
 
     names = ("callback_step", "callback_accept_step", "callback_reject_step")
-    return Listeners(*(told(found[name]) if name in found else None for name in names))
+    return Listeners(*(with_tensors(calls[name]) if name in calls else None for name in names))
 
 
 def largest_rms(pieces: Any) -> Tensor:
     """The largest root mean square of several tensors."""
-    return torch.stack([x.square().mean().sqrt().double() for x in pieces]).max()
+    sizes = [x.square().mean().sqrt().double() for x in pieces]
+    return torch.stack(sizes).max()
 
 
 def _check_times(t: Any, event: bool) -> None:
@@ -175,7 +176,8 @@ def _check_times(t: Any, event: bool) -> None:
             "torch.tensor([0.0, 1.0])"
         )
     steps = t.detach().diff()
-    if not bool((steps > 0).all() or (steps < 0).all()) or not bool(t.detach().isfinite().all()):
+    monotone = bool((steps > 0).all() or (steps < 0).all())
+    if not monotone or not bool(t.detach().isfinite().all()):
         raise Refused(f"t is {t.tolist()}: give times that rise or fall")
     if event and len(t) != 2:
         raise Refused(

@@ -110,7 +110,8 @@ class StateForm:
                     "give one for each"
                 )
             wide = [torch.as_tensor(v, dtype=torch.float64) for v in value]
-            flat = [v.reshape(-1).expand(s.numel()) for v, s in zip(wide, self.shapes, strict=True)]
+            pairs = zip(wide, self.shapes, strict=True)
+            flat = [v.reshape(-1).expand(shape.numel()) for v, shape in pairs]
             return self._doubled(torch.cat(flat))
         if isinstance(value, Tensor) and value.dim():
             return self._doubled(value.double())

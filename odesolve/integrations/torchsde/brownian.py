@@ -141,7 +141,7 @@ class BrownianInterval(BaseBrownian):
                 f"bm is asked from ta={a:g} to tb={b:g}: give ta <= tb, an increment back is "
                 "-bm(tb, ta)"
             )
-        w, h = self._bent(a, b, *self._drawn(a, b))
+        w, h = self._bent(a, b, *self._free_increment(a, b))
         out: list[Tensor | None] = [w]
         if return_U:
             out.append(None if h is None else (b - a) * (0.5 * w + h))
@@ -158,7 +158,7 @@ class BrownianInterval(BaseBrownian):
             warn(f"t={t:g} lies outside of [{self._start:g}, {self._end:g}] and is moved there")
         return min(max(t, self._start), self._end)
 
-    def _drawn(self, a: float, b: float) -> tuple[Tensor, Any]:
+    def _free_increment(self, a: float, b: float) -> tuple[Tensor, Any]:
         """Increment and area of the path that nothing is known of; of complex ones both parts have
         half the variance."""
         areas = self.levy_area_approximation != "none"
@@ -173,13 +173,16 @@ class BrownianInterval(BaseBrownian):
         independent of them."""
         W, H = self._given
         ticks = 2**self._path.tree.depth  # to which the path moves times
-        first, last = (round((t - self._start) / (self._end - self._start) * ticks) for t in (a, b))
+        length = self._end - self._start
+        first, last = (round((t - self._start) / length * ticks) for t in (a, b))
         share = (last - first) / ticks
         place = (first + last) / ticks
         if W is not None:
-            w = w + share * (W.to(w.dtype) - self._drawn(self._start, self._end)[0])
+            free = self._free_increment(self._start, self._end)[0]
+            w = w + share * (W.to(w.dtype) - free)
         if H is not None and h is not None:
-            more = H.to(w.dtype) - self._drawn(self._start, self._end)[1]
+            free = self._free_increment(self._start, self._end)[1]
+            more = H.to(w.dtype) - free
             w = w + 6 * share * (1 - place) * more
             h = h + share**2 * more
         shape = self.shape

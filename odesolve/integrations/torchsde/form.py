@@ -135,12 +135,12 @@ class EquationForm:
             raise OdesolveError(
                 "sde has no drift: give it f, f_and_g or f_and_g_prod (or their names=)"
             )
-        found = motions if g is None else g.shape[-1]
-        assert found is not None
-        if motions is not None and motions != found:
+        columns = motions if g is None else g.shape[-1]
+        assert columns is not None
+        if motions is not None and motions != columns:
             raise OdesolveError(
-                f"bm has {motions} Brownian motions per sample, and g of sde has {found}: give bm "
-                f"of size (B, {found})"
+                f"bm has {motions} Brownian motions per sample, and g of sde has {columns}: give "
+                f"bm of size (B, {columns})"
             )
         if (
             self.noise_type == "additive"
@@ -151,12 +151,12 @@ class EquationForm:
                 "g of additive noise returned another value at another y: give sde "
                 "noise_type='general', or a g of t alone"
             )
-        if self.noise_type == "scalar" and found != 1:
+        if self.noise_type == "scalar" and columns != 1:
             raise OdesolveError(
-                f"g has {found} columns: scalar noise is one Brownian motion, g "
+                f"g has {columns} columns: scalar noise is one Brownian motion, g "
                 "of shape (B, ..., 1)"
             )
-        return found
+        return columns
 
     def _has_drift(self, alone: bool) -> bool:
         of = self._of
@@ -252,10 +252,10 @@ class EquationForm:
             second = along(g, y, g * v)
         elif self.diagonal and g.requires_grad:
             record = torch.is_grad_enabled()
-            (found,) = torch.autograd.grad(
+            (gradient,) = torch.autograd.grad(
                 g, y, g * v, create_graph=record, retain_graph=True, allow_unused=True
             )
-            second = second if found is None else found
+            second = second if gradient is None else gradient
         elif not self.diagonal:
             second = along_columns(g, y, g * v.unsqueeze(-2))
         return _needed(moved, x, y), _needed(second, x, y)
@@ -317,7 +317,8 @@ class EquationForm:
         want = (self.batch, *self.shape)
         if self.diagonal:
             return self._state(out, "g")
-        if not isinstance(out, Tensor) or out.dim() != len(want) + 1 or out.shape[:-1] != want:
+        dims = len(want) + 1
+        if not isinstance(out, Tensor) or out.dim() != dims or out.shape[:-1] != want:
             raise OdesolveError(
                 f"g of sde returned {_form(out)}: return a tensor {(*want, 'm')} for "
                 f"{self.noise_type} noise"
@@ -339,11 +340,14 @@ class EquationForm:
             sign = torch.where(g.detach() < 0, -1.0, 1.0).to(g.dtype)
             u = (f - h) / torch.where(g.abs().detach() > SMALLEST, g, SMALLEST * sign)
         else:
-            u = torch.bmm(torch.linalg.pinv(g), (f - h).unsqueeze(-1)).squeeze(-1)
-        return torch.cat([f, 0.5 * u.square().sum(1, keepdim=True)], 1), self._widened(g)
+            gap = (f - h).unsqueeze(-1)
+            u = torch.bmm(torch.linalg.pinv(g), gap).squeeze(-1)
+        rate = 0.5 * u.square().sum(1, keepdim=True)
+        return torch.cat([f, rate], 1), self._widened(g)
 
     def _widened(self, g: Tensor) -> Tensor:
-        return torch.cat([g, g.new_zeros(self.batch, 1, *g.shape[2:])], 1)
+        row = g.new_zeros(self.batch, 1, *g.shape[2:])
+        return torch.cat([g, row], 1)
 
 
 class Product:
@@ -406,11 +410,11 @@ def _methods(sde: Any, names: Mapping[str, str] | None) -> _Methods:
 
 def _followed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
     """A method of sde, which must not hide from autograd that it depends on y."""
-    seen = Followed(f"{name} of sde")
+    follower = Followed(f"{name} of sde")
 
     def call(t: Tensor, y: Tensor, *rest: Tensor) -> Any:
         if y.requires_grad:
-            return seen(lambda y: method(t, y, *rest), y)
+            return follower(lambda y: method(t, y, *rest), y)
         return method(t, y, *rest)
 
     return call

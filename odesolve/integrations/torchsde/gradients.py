@@ -83,15 +83,15 @@ class Gradients:
                 y, self.problem.outputs[0], y.new_ones(form.batch, self.problem.motions)
             )
         known = {id(p) for p in held}
-        found = [p for x in (f, moved) for p in leaves_of(x, held) if id(p) not in known]
-        if found and isinstance(sde, nn.Module):
+        strangers = [p for x in (f, moved) for p in leaves_of(x, held) if id(p) not in known]
+        if strangers and isinstance(sde, nn.Module):
             raise OdesolveError(
-                f"f or g use a tensor of shape {tuple(found[0].shape)} that requires gradients "
+                f"f or g use a tensor of shape {tuple(strangers[0].shape)} that requires gradients "
                 "and is no parameter of sde: give "
                 "adjoint_params=(..., *sde.parameters()) with what f uses, which may be computed "
                 "from it"
             )
-        return (*held, *{id(p): p for p in found}.values())
+        return (*held, *{id(p): p for p in strangers}.values())
 
     def solve(self) -> tuple[Tensor, Values]:
         """What ``Problem.solve`` returns, connected."""
@@ -107,23 +107,22 @@ class Gradients:
         return self._continuous(course, states)
 
     def _reversible(self, course: Course, states: dict[int, Values]) -> tuple[Tensor, Values]:
-        made = [torch.stack([pack(states[k]) for k in course.needed])]
-        mode = Walked(self.problem.reversible(course), made)
+        states_needed = [torch.stack([pack(states[k]) for k in course.needed])]
+        mode = Walked(self.problem.reversible(course), states_needed)
         packed = with_gradients(mode, self.wanted, pack(self.problem.first()))
         row = {k: i for i, k in enumerate(course.needed)}
-        return course.read(lambda k: self.problem.split(packed[row[k]])[0]), self.problem.split(
-            packed[-1]
-        )
+        ys = course.read(lambda k: self.problem.split(packed[row[k]])[0])
+        return ys, self.problem.split(packed[-1])
 
     def _continuous(self, course: Course, states: dict[int, Values]) -> tuple[Tensor, Values]:
         problem = self.problem
         needed = course.needed
         steps = course.steps
-        made = [torch.stack([states[k][0] for k in needed])]
+        states_needed = [torch.stack([states[k][0] for k in needed])]
         back = StochasticAdjoint(
             lambda y0: y0, steps, lambda k: problem.noise(*steps[k])[0], self._moved, needed
         )
-        ys = with_gradients(Walked(back, made), self.wanted, problem.start)
+        ys = with_gradients(Walked(back, states_needed), self.wanted, problem.start)
         row = {k: i for i, k in enumerate(needed)}
         return course.read(lambda k: ys[row[k]]), states[len(course.times) - 1]
 
@@ -140,7 +139,8 @@ class Gradients:
             f, moved = form.both(y, t, w)
             return f * h + moved
         f, g = form.pair(t, y)
-        return (f - form.correction(t, y, g, w.is_complex())) * h + form.times_increment(g, w)
+        drift = f - form.correction(t, y, g, w.is_complex())
+        return drift * h + form.times_increment(g, w)
 
 
 def _check_back(name: str | None, problem: SdeintProblem) -> None:

@@ -60,7 +60,8 @@ def milstein_by_difference(
         return milstein(eq, y, t, h, w, a)
     f, g = eq.pair(t, y)
     beside = y + (f * h if eq.calculus == "ito" else 0.0) + _column(eq, g) * h**0.5
-    more = eq.times_increment(eq.matrix(t, beside) - g, _square(eq, w, h)) / (2 * h**0.5)
+    change = eq.matrix(t, beside) - g
+    more = eq.times_increment(change, _square(eq, w, h)) / (2 * h**0.5)
     return y + f * h + eq.times_increment(g, w) + more
 
 

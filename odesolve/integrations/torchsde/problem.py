@@ -96,7 +96,8 @@ class SdeintProblem:
         asked again."""
         w = self.start.new_ones(self.form.batch, self.motions)
         with torch.no_grad():
-            Steady(self.form.both, module=sde)(self.start, self.form.time(self.outputs[0]), w)
+            t = self.form.time(self.outputs[0])
+            Steady(self.form.both, module=sde)(self.start, t, w)
 
     def noise(self, s: Any, t: Any) -> tuple[Tensor, Tensor | None]:
         """The increment of a step and its area."""
@@ -115,7 +116,8 @@ class SdeintProblem:
         w, a = self.noise(s, t)
         if self.method.step is None:
             return self.reversible().step(s, t, w, state)
-        return (self.method.step(self.form, state[0], self.form.time(s), float(t - s), w, a),)
+        start = self.form.time(s)
+        return (self.method.step(self.form, state[0], start, float(t - s), w, a),)
 
     def reversible(self, course: Course | None = None) -> ReversibleHeun:
         """The reversible Heun method on these steps; its states are (y, z, f, g)."""
@@ -138,7 +140,8 @@ class SdeintProblem:
     def split(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A state (B, n) of the reversible Heun method as the four tensors that it is made of."""
         size = self.start.shape[1]
-        y, z, f, g = packed.split([size, size, size, packed.shape[1] - 3 * size], 1)
+        rest = packed.shape[1] - 3 * size
+        y, z, f, g = packed.split([size, size, size, rest], 1)
         return y, z, f, g if self.form.diagonal else g.reshape(len(g), size, -1)
 
     def first(self) -> Values:

@@ -59,7 +59,8 @@ class Streams:
         a = (length / 12) ** 0.5 * self._normal(AREAS + step, self.shape)
         if self.areas == "space-time":
             return w, a
-        return w, levy_area(w, a, length, self._normal(LEVY + step, (*self.shape, self.shape[1])))
+        rest = self._normal(LEVY + step, (*self.shape, self.shape[1]))
+        return w, levy_area(w, a, length, rest)
 
     def _normal(self, stream: int, shape: tuple[int, ...]) -> Tensor:
         real = real_type(self.dtype)
@@ -116,7 +117,8 @@ class GivenMotion:
             return w, a
         if self.areas == "levy":
             w, a = self.bm(*ends, return_A=True)
-            return self._flat(w), a.reshape(self.batch, a.shape[-2], a.shape[-1])
+            areas = a.reshape(self.batch, a.shape[-2], a.shape[-1])
+            return self._flat(w), areas
         w, u = (self._flat(x) for x in self.bm(*ends, return_U=True))
         return w, u / float(t - s) - 0.5 * w
 
