@@ -151,12 +151,12 @@ def streams(given, device: torch.device, batch: int | None = None) -> Tensor:
     """Numbers of streams, one or a tensor or list of them, in int64; refused unless they are whole
     (and fit the batch)."""
     try:
-        found = torch.as_tensor(
+        numbers = torch.as_tensor(
             signed_all(given) if isinstance(given, (list, tuple)) else signed(given), device=device
         )
     except (TypeError, ValueError, RuntimeError):
-        found = None
-    return refusals.streams(given, found, batch).to(torch.int64)
+        numbers = None
+    return refusals.streams(given, numbers, batch).to(torch.int64)
 
 
 def signed(number):

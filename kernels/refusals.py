@@ -76,19 +76,19 @@ def keys(given: Tensor | None, batch: int) -> Tensor:
     return given
 
 
-def streams(given: object, found: Tensor | None, batch: int | None = None) -> Tensor:
+def streams(given: object, numbers: Tensor | None, batch: int | None = None) -> Tensor:
     """What was found to be the numbers of streams, refused unless they are whole, and one or one a
     sample."""
-    whole = found is not None and not (found.is_floating_point() or found.is_complex())
-    if found is None or not (whole or found.numel() == 0):
+    whole = numbers is not None and not (numbers.is_floating_point() or numbers.is_complex())
+    if numbers is None or not (whole or numbers.numel() == 0):
         raise OdesolveError(
             f"stream {given!r} is no whole number: give an int, or a tensor of them"
         )
-    if batch is not None and found.numel() not in (1, batch):
+    if batch is not None and numbers.numel() not in (1, batch):
         raise OdesolveError(
-            f"{found.numel()} streams for {batch} samples: give one, or one for each sample"
+            f"{numbers.numel()} streams for {batch} samples: give one, or one for each sample"
         )
-    return found
+    return numbers
 
 
 def scale(name: str, value: object, batch: int) -> float | Tensor:

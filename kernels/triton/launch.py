@@ -141,11 +141,11 @@ def marks(tensors: Sequence[Tensor]) -> Hashable:
     Else which do. On ROCm also which are below 2 GiB, as those are addressed with 32 bits.
     """
     pointers = [t.data_ptr() & 15 for t in tensors]
-    found = tuple(p == 0 for p in pointers) if any(pointers) else 0
+    aligned = tuple(p == 0 for p in pointers) if any(pointers) else 0
     return (
-        (found, *(t.untyped_storage().nbytes() < 2**31 for t in tensors))
+        (aligned, *(t.untyped_storage().nbytes() < 2**31 for t in tensors))
         if torch.version.hip
-        else found
+        else aligned
     )
 
 
@@ -210,16 +210,16 @@ def table(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     else:
         stream = torch._C._cuda_getCurrentRawStream(device.index)
         capturing = torch.cuda.is_current_stream_capturing()
-    found = copies.get(stream)
-    if found is None:
+    copy = copies.get(stream)
+    if copy is None:
         # A capture begins with a synchronisation, so it may use what any stream has brought.
-        found = (
+        copy = (
             next(iter(copies.values())) if capturing and copies else upload(values, dtype, device)
         )
-        copies[stream] = found
+        copies[stream] = copy
     if capturing:
-        _captured.add(found)
-    return found
+        _captured.add(copy)
+    return copy
 
 
 @functools.lru_cache(TABLES)

@@ -91,7 +91,7 @@ def scale_of(given: Any, name: str = "scale") -> float | Schedule | Tensor:
     return each
 
 
-def told(scale: Scale | None) -> float | str:
+def scale_for_report(scale: Scale | None) -> float | str:
     """A scale as a number or a word, for reports."""
     if scale is None:
         return "one a sample"

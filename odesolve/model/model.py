@@ -204,9 +204,9 @@ class Model:
         return settle(self, other)
 
     @property
-    def held(self) -> list[Any]:
+    def own_tensors(self) -> list[Any]:
         """The tensors that it was given besides those of the network."""
-        return [*self.network.held, *map(vars, self.functions.values())]
+        return [*self.network.own_tensors, *map(vars, self.functions.values())]
 
     @property
     def parts(self) -> dict[str, Any]:

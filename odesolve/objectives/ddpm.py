@@ -160,14 +160,14 @@ class VariationalBound:
 
         Raises OdesolveError for shapes that do not go together, numbers out of range, and data
         beyond a discrete decoder's."""
-        index, noise = self.drawn(x, noise, index, generator)
+        index, noise = self.draw(x, noise, index, generator)
         model = self.model.given(**(cond or {}))
         terms = self.at(model, x, index, noise)
         if self.importance is not None:
             self.importance.remember(terms.index, terms.term)
         return terms
 
-    def drawn(
+    def draw(
         self,
         x: Tensor,
         noise: Tensor | None,
@@ -297,7 +297,7 @@ class Hybrid:
         generator: torch.Generator | None = None,
     ) -> HybridTerms:
         """The loss of data x (B, ...); arguments and errors are those of ``VariationalBound``."""
-        index, noise = self.bound.drawn(x, noise, index, generator)
+        index, noise = self.bound.draw(x, noise, index, generator)
         model = self.model.given(**(cond or {}))
         chain = self.bound.chain(x.device)
         t = chain.t[index]

@@ -19,6 +19,7 @@ from odesolve.methods.tableaus import EXPLICIT
 from odesolve.model.model import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import (
+    can_look,
     check_data,
     check_finite,
     check_told,
@@ -27,7 +28,6 @@ from odesolve.objectives.draws import (
     mask_for,
     mean_square,
     normal_for,
-    seen,
 )
 from odesolve.objectives.matching import Terms
 from odesolve.objectives.means import law_for
@@ -137,10 +137,10 @@ def _error(
     if given:
         finite = kd.isfinite() & (kd.isfinite() if factor is None else factor.isfinite())
         check_finite(t, finite, f"{predicts!r} of a data prediction, or its weight,")
-    said = student.predict(x_t, student.at(t, predicts, x_t))
+    prediction = student.predict(x_t, student.at(t, predicts, x_t))
     if predicts != "data":
         aim = column(kx, x_t) * x_t + column(kd, x_t) * aim
-    each = mean_square(said - aim, counts)
+    each = mean_square(prediction - aim, counts)
     if factor is None:
         return each
     return each * factor.to(each.dtype)
@@ -228,7 +228,7 @@ class ProgressiveDistillation:
             device = "cpu" if generator is None else generator.device
             index = torch.randint(n, (len(x),), generator=generator, device=device)
         elif index.shape != x.shape[:1] or (
-            seen(index) and bool(((index < 0) | (index >= n)).any())
+            can_look(index) and bool(((index < 0) | (index >= n)).any())
         ):
             raise OdesolveError(
                 f"index has shape {tuple(index.shape)}: give (B,) whole numbers, 0 to {n - 1}"
@@ -378,7 +378,7 @@ class GuidedDistillation:
         z = normal_for(x, noise, generator)
         given = t is not None
         t = checked_times(
-            laws.drawn(self.times, len(x), path, generator) if t is None else t,
+            laws.draw_times(self.times, len(x), path, generator) if t is None else t,
             x,
             self.student,
             self.teacher,

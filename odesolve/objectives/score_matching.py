@@ -190,7 +190,7 @@ class ScoreMatching(ABC):
                 )
             return States(model, x, x.new_zeros(len(x), dtype=torch.float64))
         if t is None:
-            t = laws.drawn(self.times, len(x), model.path, generator)
+            t = laws.draw_times(self.times, len(x), model.path, generator)
         elif not isinstance(t, Tensor):
             t = torch.full(
                 (len(x),), real("t", t, "one time, or a tensor (B,)"), dtype=torch.float64

@@ -276,21 +276,21 @@ class Importance:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Remember what another one did. Raises OdesolveError for one of other bins or history."""
-        found = shaped(state, _Remembered, _DOOR)
-        if found.losses.shape != self.losses.shape:
-            held = tuple(found.losses.shape)
+        saved = shaped(state, _Remembered, _DOOR)
+        if saved.losses.shape != self.losses.shape:
+            held = tuple(saved.losses.shape)
             mine = tuple(self.losses.shape)
             raise OdesolveError(
                 f"the state is of (bins, history) = {held}, this law of {mine}: make it as it was"
             )
         for name, mine in (("losses", self.losses), ("seen", self.seen)):
-            given = getattr(found, name)
+            given = getattr(saved, name)
             if given.shape != mine.shape or given.dtype != mine.dtype:
                 raise _DOOR.refuse(f"{name} is {short(given)}: expected {short(mine)}")
-        if bool((found.seen < 0).any()):
+        if bool((saved.seen < 0).any()):
             raise _DOOR.refuse("seen holds numbers below 0")
-        self.losses = found.losses.clone()
-        self.seen = found.seen.clone()
+        self.losses = saved.losses.clone()
+        self.seen = saved.seen.clone()
 
     @property
     def probabilities(self) -> Tensor:
@@ -332,7 +332,7 @@ class Importance:
 
 
 @fits
-def drawn(law: Any, n: int, path: Path, generator: torch.Generator | None = None) -> Tensor:
+def draw_times(law: Any, n: int, path: Path, generator: torch.Generator | None = None) -> Tensor:
     """Times (n,) of a law; on a path with a table each is rounded up to the next time of the table,
     as ``Table`` does."""
     t = law(n, path, generator)

@@ -58,10 +58,10 @@ class Mixing:
         right = torch.stack([_products(a, residual) for a in drs], -1).cumsum(0)
         damp = DAMPED * gram.diagonal(dim1=-2, dim2=-1).sum(-1) + 1e-300
         eye = torch.eye(len(drs), dtype=gram.dtype, device=gram.device)
-        found = torch.linalg.solve_ex(gram + damp[..., None, None] * eye, right[..., None]).result[
-            ..., 0
-        ]
-        return torch.where(torch.isfinite(found), found, 0.0)
+        damped = gram + damp[..., None, None] * eye
+        solution = torch.linalg.solve_ex(damped, right[..., None])
+        weights = solution.result[..., 0]
+        return torch.where(torch.isfinite(weights), weights, 0.0)
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:

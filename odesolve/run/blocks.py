@@ -115,18 +115,18 @@ class StepBlocks:
         requests = [lane.request(self.tally.open) for lane, _, _ in lanes]
         pending = [r for r in requests if r is not None]
         answers = iter(answered(self.model, self.tally.batch, pending))
-        seen = torch.zeros_like(self.tally.open)
+        active = torch.zeros_like(self.tally.open)
         for (lane, visit, n), request in zip(lanes, requests, strict=True):
             outputs = None
             if request is not None:
                 outputs = next(answers)
                 self.tally.evaluations[lane.rows] += 1
-                seen[lane.rows] = True
+                active[lane.rows] = True
             if lane.cursor is self.fine.cursor and not lane.made:
                 outputs = self._headed(lane, visit, n, outputs)
             self._go_on(lane, visit, n, outputs)
-        self.tally.sample_rounds += seen
-        self.tally.rounds += bool(seen.any())
+        self.tally.sample_rounds += active
+        self.tally.rounds += bool(active.any())
 
     def _headed(
         self,
@@ -138,7 +138,7 @@ class StepBlocks:
         """The first call of a block has been answered: the coarse solve, and a lane for those alone
         that are solved again."""
         if outputs is not None and (self.coarse is None or self.fine.kept[n + 1]):
-            visit.guessed(self._leaving(lane.held(outputs, self.model), n), lane.rows)
+            visit.guessed(self._leaving(lane.extrapolation(outputs, self.model), n), lane.rows)
         if self.coarse is None:
             visit.settle()
         elif self._shared(n):

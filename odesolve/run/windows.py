@@ -189,9 +189,9 @@ class Windows:
         last one did, until the network is called there. Which slots are new, (W, B)."""
         last = self.size - 1
         new = self.slot + by > last
-        self.x = self._taken(self.x, by)
-        self.answer = self._taken(self.answer, by)
-        self.at = self._taken(self.at, by)
+        self.x = self._gather(self.x, by)
+        self.answer = self._gather(self.answer, by)
+        self.at = self._gather(self.at, by)
         source = (self.slot + by).clamp_max(last), self.sample.expand(self.size, -1)
         self.slope = torch.where(new, 0.0, self.slope[source])
         self.known = self.known[source] & ~new
@@ -199,9 +199,9 @@ class Windows:
         self.origin = self.origin + by
         self.place = self._placed()
         if self.noise is not None:
-            self.noise = self._taken(self.noise, by)
+            self.noise = self._gather(self.noise, by)
         return new
 
-    def _taken(self, held: Tensor, by: Tensor) -> Tensor:
+    def _gather(self, held: Tensor, by: Tensor) -> Tensor:
         place = torch.arange(len(held), device=by.device)[:, None] + by
         return held[place.clamp_max(len(held) - 1), self.sample.expand_as(place)]

@@ -71,9 +71,9 @@ def _hats(w: Writer, s_churn: float, s_tmin: float, s_tmax: float) -> list[Point
         min((1.0 + gamma) * s.rho, top) if s_tmin <= s.rho <= s_tmax else s.rho for s, _ in w.steps
     ]
     finite = torch.tensor([r if math.isfinite(r) else 1.0 for r in raised], dtype=torch.float64)
-    found = w.path.points(w.path.t_of_rho(finite))
+    points = w.path.points(w.path.t_of_rho(finite))
     rises = [s.rho * (1.0 + 1e-9) < r < math.inf for (s, _), r in zip(w.steps, raised, strict=True)]
-    return [hat if rise else s for (s, _), rise, hat in zip(w.steps, rises, found, strict=True)]
+    return [hat if rise else s for (s, _), rise, hat in zip(w.steps, rises, points, strict=True)]
 
 
 def _churned(

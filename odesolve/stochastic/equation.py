@@ -89,7 +89,7 @@ class Equation:
         self.drifts.append(self.drift(self.time(t), self.space.value(x)))
         return self.space.tensor(self.drifts[-1])
 
-    def held(self, x: Combination) -> Combination:
+    def tensor_of(self, x: Combination) -> Combination:
         """The same value as a tensor that f and g both read."""
         return self.space.tensor(self.space.value(x))
 

@@ -45,7 +45,7 @@ class PlainEquation:
             out = out.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
         return out
 
-    def held(self, x: Tensor) -> Tensor:
+    def tensor_of(self, x: Tensor) -> Tensor:
         """The value itself."""
         return x
 

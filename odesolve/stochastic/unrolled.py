@@ -174,8 +174,8 @@ class _Halves:
         error = self.doubling.error(whole[0], moved[0])
         if error != error:
             y = self.state[0].detach()
-            made = len(self.times) - 1
-            raise Diverged(f"the error of the step at t={now} is NaN", y, float(now), made)
+            steps = len(self.times) - 1
+            raise Diverged(f"the error of the step at t={now} is NaN", y, float(now), steps)
         self.last = (middle, end, moved)
         single.error = error
 

@@ -92,10 +92,10 @@ class AutoProbes:
         chosen = self.chosen[self.index]
         names = {FORMS: "fourier", XTRACE: "xtrace"}
         parts = {name: int((chosen == kind).sum()) for kind, name in names.items()}
-        told = [name for name, count in parts.items() if count]
-        if len(told) == 1:
-            return f"{told[0]}({self.products})"
-        return f"auto({self.products})" + "".join(f", {parts[name]} {name}" for name in told)
+        used = [name for name, count in parts.items() if count]
+        if len(used) == 1:
+            return f"{used[0]}({self.products})"
+        return f"auto({self.products})" + "".join(f", {parts[name]} {name}" for name in used)
 
     def rows(self, index: Tensor) -> Probes:
         """The probes of these samples."""
@@ -119,9 +119,9 @@ class AutoProbes:
         before = self.chosen[self.index]
         self.chosen[self.index] = torch.where(before == UNKNOWN, chosen, before)
         self.spent = pilot.products
-        self._settled = self._taken()
+        self._settled = self._settled_probes()
 
-    def _taken(self) -> Probes:
+    def _settled_probes(self) -> Probes:
         low = self.chosen[self.index] == XTRACE
         if bool(low.all()):
             return XTraceProbes(self.frame)
@@ -141,7 +141,7 @@ class AutoProbes:
                 for _ in range(2):  # as often as along a flow
                     pilot.see(f, x)
                 self.settle(pilot)
-            self._settled = self._taken()
+            self._settled = self._settled_probes()
         return self._settled(f, x)
 
 

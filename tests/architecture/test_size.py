@@ -53,7 +53,21 @@ def test_an_assignment_a_line():
 # What users type in two places, or what a peer calls it.
 NAMED_TWICE = {"Uniform", "BrownianPath"}
 # Results are nouns: these say that something happened, not what came of it.
-PARTICIPLES = set("found told asked made drawn said seen taken kept held given".split())
+PARTICIPLES = {
+    "found",
+    "told",
+    "asked",
+    "made",
+    "drawn",
+    "said",
+    "seen",
+    "taken",
+    "kept",
+    "held",
+    "given",
+}
+# Users write ``model.given(y=labels)``.
+PUBLIC = {"odesolve/model/model.py:given"}
 
 
 def test_a_class_name_means_one_thing():
@@ -64,7 +78,8 @@ def test_a_class_name_means_one_thing():
 def test_functions_are_named_by_what_they_do_or_return():
     for file in sources():
         for node in style.functions(file):
-            assert node.name.strip("_") not in PARTICIPLES, f"{file.relative_to(ROOT)}:{node.name}"
+            name = f"{file.relative_to(ROOT)}:{node.name}"
+            assert node.name.strip("_") not in PARTICIPLES or name in PUBLIC, name
 
 
 def test_no_function_is_written_twice():
