@@ -154,7 +154,8 @@ def quantile(x: Tensor, q: float) -> None:
 def assignment(order: Tensor, cost: Tensor) -> None:
     """Refuse costs that have no least order, and what cannot hold it."""
     n = len(cost) if cost.dim() else 0
-    if cost.shape != (n, n) or not cost.is_floating_point() or not bool(torch.isfinite(cost).all()):
+    floats = cost.shape == (n, n) and cost.is_floating_point()
+    if not floats or not bool(torch.isfinite(cost).all()):
         raise OdesolveError(
             f"cost is {cost.dtype} of shape {tuple(cost.shape)}: give finite floats of shape (n, n)"
         )

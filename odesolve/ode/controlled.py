@@ -185,7 +185,8 @@ def _joined(before: Results | None, after: Results) -> Results:
         return after
     arrived = before.state[STATUS] == OK
     after.state = torch.where(arrived, after.state, before.state)
-    after.y = torch.where(arrived.view(-1, *[1] * (after.y.dim() - 1)), after.y, before.y)
+    rows = arrived.view(-1, *[1] * (after.y.dim() - 1))
+    after.y = torch.where(rows, after.y, before.y)
     return after
 
 

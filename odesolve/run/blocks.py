@@ -281,9 +281,8 @@ class StepBlocks:
         entered: list[Tensor | None] = [None] * self.fine.cursor.program.slots
         for s, v in slots.items():
             entered[s] = v[on]
-        self.lanes.append(
-            (Lane(self.fine.cursor, self.fine.times, self.fine.calls[n], rows, entered), visit, n)
-        )
+        lane = Lane(self.fine.cursor, self.fine.times, self.fine.calls[n], rows, entered)
+        self.lanes.append((lane, visit, n))
         if self.coarse is not None and not self._shared(n):
             self.lanes.append((self._beside(rows, visit, n), visit, n))
 
@@ -320,10 +319,11 @@ def _where(mask: Tensor, yes: Slots, no: Slots) -> Slots:
     """Slot by slot the one or the other, for each sample."""
     if bool(mask.all()):
         return yes
-    return {
-        s: torch.where(mask.to(v.device).view(-1, *[1] * (v.dim() - 1)), v, no[s])
-        for s, v in yes.items()
-    }
+    out = {}
+    for s, v in yes.items():
+        rows = mask.to(v.device).view(-1, *[1] * (v.dim() - 1))
+        out[s] = torch.where(rows, v, no[s])
+    return out
 
 
 def _spread(old: Slots | None, new: Slots, rows: Tensor, batch: int) -> Slots:
@@ -334,8 +334,9 @@ def _spread(old: Slots | None, new: Slots, rows: Tensor, batch: int) -> Slots:
         return old or {}
     out = {}
     for s, v in new.items():
-        out[s] = (
-            v.new_zeros((batch, *v.shape[1:])) if old is None or s not in old else old[s].clone()
-        )
+        if old is None or s not in old:
+            out[s] = v.new_zeros((batch, *v.shape[1:]))
+        else:
+            out[s] = old[s].clone()
         out[s][rows.to(v.device)] = v
     return out

@@ -107,7 +107,8 @@ class Windows:
         if not len(p):
             return
         before = torch.where(self.known, self.slot, -1).cummax(0).values
-        after = torch.where(self.known, self.slot, self.size).flip(0).cummin(0).values.flip(0)
+        backwards = torch.where(self.known, self.slot, self.size).flip(0)
+        after = backwards.cummin(0).values.flip(0)
         low = before[p, b]
         high = after[p, b]
         between = high < self.size
@@ -116,7 +117,8 @@ class Windows:
         weights = torch.stack([1.0 - share, share], 1)[:, None]
         for held, first in ((self.answer, self.past), (self.at, 0)):
             out = held[first + p, b]
-            combine([out], [held[first + low, b], held[first + high, b]], weights, [-1])
+            ends = [held[first + low, b], held[first + high, b]]
+            combine([out], ends, weights, [-1])
             held[first + p, b] = out
         slope = (1.0 - share) * self.slope[low, b] + share * self.slope[high, b]
         self.slope[p, b] = torch.where(high > low, slope, 0.0)

@@ -57,7 +57,8 @@ class AdditiveAttempts:
     def attempt(self, batch: Batch) -> None:
         """One step of every running sample; its error goes to ``batch.norm``."""
         took = batch.state[TOOK]
-        combine((self.y,), (self.y, self.y1), torch.stack([1 - took, took], 1)[:, None], (-1,))
+        choice = torch.stack([1 - took, took], 1)[:, None]
+        combine((self.y,), (self.y, self.y1), choice, (-1,))
         t = batch.state[T]
         h = batch.state[H]
         eq = self.eq

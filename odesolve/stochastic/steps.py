@@ -195,18 +195,26 @@ _ITO, _STRATONOVICH = (
     {"additive": BOTH, **dict.fromkeys(_MIXED, kind)} for kind in (BOTH[:1], BOTH[1:])
 )
 _ONE = {"additive": 1.0, "diagonal": 1.0, "scalar": 1.0, "general": 0.5}
+_HALF = {"additive": 1.0, **dict.fromkeys(_MIXED, 0.5)}
+# Of noise whose motions move one number each, or all of them alike.
+_SINGLE = _MIXED[:2]
 SOLVERS = {
-    "euler_maruyama": SDESolver(
-        euler_maruyama, _ITO, {"additive": 1.0, **dict.fromkeys(_MIXED, 0.5)}, 1
-    ),
+    "euler_maruyama": SDESolver(euler_maruyama, _ITO, _HALF, 1),
     "euler_heun": SDESolver(euler_heun, _STRATONOVICH, _ONE, 1),
     "stochastic_heun": SDESolver(stochastic_heun, _STRATONOVICH, _ONE, 2),
     "midpoint": SDESolver(midpoint, _STRATONOVICH, _ONE, 2),
     "milstein": SDESolver(
-        milstein, {"diagonal": BOTH, "scalar": BOTH}, {"diagonal": 1.0, "scalar": 1.0}, 1
+        milstein,
+        dict.fromkeys(_SINGLE, BOTH),
+        dict.fromkeys(_SINGLE, 1.0),
+        1,
     ),
     "srid2": SDESolver(
-        srid2, dict.fromkeys(_MIXED[:2], BOTH[:1]), dict.fromkeys(_MIXED[:2], 1.5), 3, area=True
+        srid2,
+        dict.fromkeys(_SINGLE, BOTH[:1]),
+        dict.fromkeys(_SINGLE, 1.5),
+        3,
+        area=True,
     ),
     "sra1": SDESolver(sra1, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
     "shark": SDESolver(shark, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),

@@ -127,12 +127,10 @@ class AutoProbes:
             return XTraceProbes(self.frame)
         if not bool(low.any()):
             return Pairs(self.z)
-        return Mixed(
-            torch.cat(
-                [torch.where(low[:, None], self.frame, self.z[: self.count]), self.z[self.count :]]
-            ),
-            low,
-        )
+        first = self.z[: self.count]
+        rest = self.z[self.count :]
+        chosen = torch.where(low[:, None], self.frame, first)
+        return Mixed(torch.cat([chosen, rest]), low)
 
     def __call__(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._settled is None:

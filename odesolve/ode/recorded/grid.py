@@ -144,9 +144,9 @@ class Gridded:
         if clock.times[place] == where.t1 and not moves:
             return y1
         f1 = system.drift(where.time(1.0, y1), y1) if self.interp == "cubic" else None
-        ends = (where.t0, where.t1) if where.ends is None else where.ends
+        t0, t1 = (where.t0, where.t1) if where.ends is None else where.ends
         t = clock.t[place] if clock.linked else clock.times[place]
-        return interpolated(y, y1, f0, f1, where.length(y), (t - ends[0]) / (ends[1] - ends[0]))
+        return interpolated(y, y1, f0, f1, where.length(y), (t - t0) / (t1 - t0))
 
     def _to_event(self, system: System) -> Outcome:
         clock = system.clock
