@@ -42,11 +42,11 @@ def combine(
     base -1 means no base.
 
     ``weights`` is (n_out, n_in + n_streams) as Python floats or a tensor, or a tensor (B, n_out,
-    n_in + n_streams) with one block a sample along the first dimension. All tensors have one shape;
-    inputs may be of a narrower float type than the outputs. Weights are rounded to the widest type
-    present (float32 at least), sums are taken in it in the order above with the base last, and are
-    rounded once into each output. A weight of exactly 0 does not read its input. z_k is the
-    standard normal of ``normal(keys, streams[k])``, (B, ...), one number for all outputs.
+    n_in + n_streams) with one block per sample along the first dimension. All tensors have one
+    shape; inputs may be of a narrower float type than the outputs. Weights are rounded to the
+    widest type present (float32 at least), sums are taken in it in the order above with the base
+    last, and are rounded once into each output. A weight of exactly 0 does not read its input. z_k
+    is the standard normal of ``normal(keys, streams[k])``, (B, ...), one number for all outputs.
 
     With ``error`` the weights have one row more, whose value e is not stored: error.out[b] <- the
     root mean square over the sample of e / (atol + rtol * max(|ins[0]|, |outs[0]|)).

@@ -258,7 +258,7 @@ def coefficients(
 
 
 def each(value: object, batch: int) -> bool:
-    """Whether it is a number, or a tensor of one or of one a sample: a kernel reads as many as
+    """Whether it is a number, or a tensor of one or of one per sample: a kernel reads as many as
     there are samples."""
     if isinstance(value, Tensor):
         return value.numel() == 1 or value.shape == (batch,)
@@ -266,7 +266,7 @@ def each(value: object, batch: int) -> bool:
 
 
 def scalars(value: float | Tensor, device: torch.device) -> tuple[Tensor, int]:
-    """A number, or one a sample, as a tensor on the device and the distance between samples."""
+    """A number, or one per sample, as a tensor on the device and the distance between samples."""
     if not isinstance(value, Tensor):
         return table((float(value),), torch.float64, device), 0
     if value.device != device:
@@ -275,14 +275,14 @@ def scalars(value: float | Tensor, device: torch.device) -> tuple[Tensor, int]:
 
 
 def numbered(value: object, batch: int) -> bool:
-    """Whether it is a whole number, or a tensor of one or of one a sample."""
+    """Whether it is a whole number, or a tensor of one or of one per sample."""
     if isinstance(value, Tensor):
         return each(value, batch) and not (value.is_floating_point() or value.is_complex())
     return hasattr(value, "__index__")
 
 
 def streams_of(value: int | Tensor, device: torch.device) -> tuple[Tensor, int]:
-    """A stream, or one a sample, as int64 on the device and the distance between samples."""
+    """A stream, or one per sample, as int64 on the device and the distance between samples."""
     if not isinstance(value, Tensor):
         return table((signed(value),), torch.int64, device), 0
     if value.device != device or value.dtype != torch.int64:

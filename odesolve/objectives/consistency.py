@@ -127,7 +127,7 @@ class Consistency:
 
         Args:
             noise, options: as for ``ode.sample``.
-            times: one a step, from noise to data; by default the noise end alone: one step.
+            times: one per step, from noise to data; by default the noise end alone: one step.
             cond: conditions, as the network takes them.
 
         Raises OdesolveError for times that do not fall, or leave (start, t_max], and what
@@ -324,7 +324,7 @@ def _check_still(net: Any) -> None:
         raise OdesolveError(
             "the network has dropout, which is to be the same for student and target, and "
             "torch.compile draws it anew: "
-            "compile the network in the place of the loss, torch.compile(net)"
+            "compile the network instead of the loss, torch.compile(net)"
         )
 
 

@@ -184,7 +184,7 @@ def sinkhorn_plan(
             the largest cost over ``reg``.
         tolerance: sum of the absolute errors of the columns' weights at which it ends (those of the
             rows hold); None makes all the iterations without a look.
-        relax: factor of the divergence KL(columns of the plan | b) in the place of the columns'
+        relax: factor of the divergence KL(columns of the plan | b) instead of the columns'
             weights (Chizat et al. 2018); the rows keep theirs.
 
     Raises OdesolveError where the tolerance is not reached, and for a cost that is not finite.
@@ -250,7 +250,7 @@ def _products(x: Tensor, y: Tensor) -> Tensor:
 def _draw_columns(plan: Tensor, generator: torch.Generator | None) -> Tensor:
     """A column (n,) for every row of a plan (n, m), by its weights."""
     device = "cpu" if generator is None else generator.device
-    # One uniform number a row: multinomial would need the generator on the device of the plan.
+    # One uniform number per row: multinomial would need the generator on the device of the plan.
     u = torch.rand(len(plan), 1, dtype=torch.float64, generator=generator, device=device).to(
         plan.device
     )

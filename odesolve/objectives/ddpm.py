@@ -211,7 +211,7 @@ class VariationalBound:
         noise: Tensor,
         still: bool = False,
     ) -> BoundTerms:
-        """The loss of a model in the place of ours; ``still`` keeps gradients from the mean of the
+        """The loss of a model instead of ours; ``still`` keeps gradients from the mean of the
         steps."""
         data, share = self.chain(x.device).data(model, x, index, noise)
         return self._terms(model, x, index, data.detach() if still else data, share)

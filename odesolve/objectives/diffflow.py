@@ -56,7 +56,7 @@ class DiffFlow:
         adjoint: memory that does not grow with the steps: the stochastic adjoint (algorithm 2),
             which makes the trajectory again from its noise. Data and keys of the noise are all that
             is kept; on the way back there are 2 sqrt(N) states, and the activations of one step. It
-            takes five evaluations of f and two of s a step, in the place of one of each, which
+            takes five evaluations of f and two of s per step, instead of one of each, which
             autograd would keep. Gradients are those of the steps, the same either way.
         params: parameters that get gradients, for functions that are no modules and use some at
             later times only.

@@ -302,7 +302,7 @@ class GuidedTerms(Terms):
 class GuidedDistillation:
     """A student that takes the scale of guidance as a condition (Meng et al. 2023, algorithm 1).
 
-    It learns uncond + scale (cond - uncond), in one evaluation in the place of two; scale is the
+    It learns uncond + scale (cond - uncond), in one evaluation instead of two; scale is the
     paper's w + 1, and 1 is the conditional model, as everywhere here. What comes out is a model:
     ``ode.sample(student.given(scale=..., **cond), ...)``, and both student and teacher of
     ``ProgressiveDistillation`` with the scale among the conditions.

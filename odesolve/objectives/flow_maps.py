@@ -110,7 +110,7 @@ class FlowMap:
         cond: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Samples (B, ...) by one evaluation a step, 1 by default:
+        """Samples (B, ...) by one evaluation per step, 1 by default:
         ``ode.sample(flow_map.model, noise, "flow_map", 1, grid)``.
 
         Args:

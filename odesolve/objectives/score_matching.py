@@ -259,7 +259,7 @@ class SlicedScoreMatching(ScoreMatching):
     Args:
         projections: how many a sample.
         law: "rademacher" or "gaussian".
-        reduced: |s|^2 / 2 in the place of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less
+        reduced: |s|^2 / 2 instead of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less
             variance for nothing.
     """
 

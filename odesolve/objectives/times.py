@@ -245,7 +245,7 @@ class Importance:
     """Times as likely as their loss is large: by the root mean square of the latest losses in equal
     bins of u.
 
-    Nichol and Dhariwal 2021, section 3.3, with bins in the place of a table. Call ``update`` with
+    Nichol and Dhariwal 2021, section 3.3, with bins instead of a table. Call ``update`` with
     the times and raw losses of a batch: ``law.update(terms.t, terms.raw, path)``, as ``terms.each``
     holds the factor of importance already. With ``importance=True`` the objective is that of
     uniform times."""

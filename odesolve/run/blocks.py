@@ -316,7 +316,7 @@ def _near(x: Tensor, at: Tensor, tolerance: float) -> Tensor:
 
 
 def _where(mask: Tensor, yes: Slots, no: Slots) -> Slots:
-    """Slot by slot the one or the other, for each sample."""
+    """Slot by slot, each sample's value from ``yes`` or from ``no``."""
     if bool(mask.all()):
         return yes
     out = {}

@@ -155,7 +155,7 @@ class Windows:
         return bend
 
     def _answers(self, back: int) -> Tensor:
-        """The answers so many calls before those in the window."""
+        """The answers of the calls that come this far before those in the window."""
         return self.answer[self.past - back : self.past - back + self.size]
 
     def _size(self) -> Tensor:
@@ -187,7 +187,7 @@ class Windows:
         self.answer[self.past + s :, b] = self.answer[self.past + s - 1, b] if s else 0.0
 
     def slide(self, by: Tensor) -> Tensor:
-        """Move every sample's window on by so many calls (B,); calls that come in answer as the
+        """Move every sample's window on by ``by`` calls (B,); calls that come in answer as the
         last one did, until the network is called there. Which slots are new, (W, B)."""
         last = self.size - 1
         new = self.slot + by > last

@@ -1,4 +1,4 @@
-"""SA-Solver: stochastic Adams predictor and corrector at any noise level, one evaluation a step
+"""SA-Solver: stochastic Adams predictor and corrector at any noise level, one evaluation per step
 (Xue et al. 2023)."""
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ PILOT = 1 << 32  # number of the first random vector of pilots, which no estimat
 @fits
 @dataclass(frozen=True)
 class Auto:
-    """Exact for up to 4 numbers a product; else ``Fourier`` or ``XTrace`` of so many ``products``,
+    """Exact for up to 4 numbers per product; else ``Fourier`` or ``XTrace`` of ``products``,
     whichever errs less here.
 
     Which one, a pilot says: of a sample, with random vectors of its own, so that the choice depends

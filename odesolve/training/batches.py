@@ -214,7 +214,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def names_of(cond: Any) -> Names:
-    """The names of conditions, where names are given in the place of conditions; none for
+    """The names of conditions, where names are given instead of conditions; none for
     conditions themselves."""
     if isinstance(cond, str):
         return (cond,)
