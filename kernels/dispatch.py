@@ -56,28 +56,28 @@ class Backend:
 def backend() -> Backend:
     """The backends in use; ``ODESOLVE_BACKEND`` forces one. Raises RuntimeError if the forced one
     is not there."""
-    asked = os.environ.get("ODESOLVE_BACKEND")
-    if asked is not None and asked not in BACKENDS:
+    wanted = os.environ.get("ODESOLVE_BACKEND")
+    if wanted is not None and wanted not in BACKENDS:
         raise RuntimeError(
-            f"ODESOLVE_BACKEND={asked!r} is not available: choose from {', '.join(BACKENDS)}"
+            f"ODESOLVE_BACKEND={wanted!r} is not available: choose from {', '.join(BACKENDS)}"
         )
     refused = {k: why for k in BACKENDS if (why := _refusal(k))}
-    if asked in refused:
-        raise RuntimeError(f"ODESOLVE_BACKEND={asked!r} is not available: {refused[asked]}")
-    if asked is None and "native" in refused:
+    if wanted in refused:
+        raise RuntimeError(f"ODESOLVE_BACKEND={wanted!r} is not available: {refused[wanted]}")
+    if wanted is None and "native" in refused:
         logging.getLogger("odesolve").warning(
             "the slow reference kernels run on the CPU: %s", refused["native"]
         )
-    if asked is not None:
+    if wanted is not None:
         refused.update(
-            {k: f"ODESOLVE_BACKEND={asked}" for k in BACKENDS if k not in (asked, *refused)}
+            {k: f"ODESOLVE_BACKEND={wanted}" for k in BACKENDS if k not in (wanted, *refused)}
         )
     serving = {kind: k for k, (_, kind) in BACKENDS.items() if k not in refused}
     devices = {kind: serving.get(kind, "reference") for kind in ("cpu", "cuda")}
-    if asked == "triton" and not torch.cuda.is_available():
+    if wanted == "triton" and not torch.cuda.is_available():
         devices["cpu"] = "triton"  # its interpreter runs on CPU tensors
     return Backend(
-        asked or devices["cuda" if torch.cuda.is_available() else "cpu"], devices, OPS, refused
+        wanted or devices["cuda" if torch.cuda.is_available() else "cpu"], devices, OPS, refused
     )
 
 
@@ -128,11 +128,11 @@ def _missing(name: str, device: str) -> Callable[..., bool]:
     served = backend().devices.get(device, "reference")
     if served == "reference" or served in _left(name):
         return _refuse
-    told: list[bool] = []
+    flags: list[bool] = []
 
     def refuse(*args) -> bool:
-        if not told:
-            told.append(True)
+        if not flags:
+            flags.append(True)
             logging.getLogger("odesolve").warning(
                 "the op %r has no %s kernel: its slow reference runs on %s", name, served, device
             )

@@ -91,7 +91,8 @@ def _eager(op: Op):
         for k in op.numbers:
             if given[k].dim() == 0 and given[k].is_cpu:
                 given[k] = given[k].item()
-        dispatch.run(op.name, given[0] if isinstance(given[0], Tensor) else given[0][0], *given)
+        first = given[0]
+        dispatch.run(op.name, first if isinstance(first, Tensor) else first[0], *given)
 
     return kernel
 
@@ -112,9 +113,7 @@ def _gradients(ctx, grads):
     keys = rest.pop(0) if ctx.keyed else None
     n = len(ctx.dtypes)
     back, base = _transposed(weights, ctx.base, n)
-    into = [
-        torch.promote_types(d, g.dtype) for d, g in zip(ctx.dtypes, [grads[0]] * n, strict=True)
-    ]
+    into = [torch.promote_types(d, grads[0].dtype) for d in ctx.dtypes]
     # many gradients at once, of is_grads_batched=True
     if _functorch.is_legacy_batchedtensor(grads[0]):
         for_ins = reference.combined(grads, back, base, None, (), into)

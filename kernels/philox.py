@@ -67,7 +67,7 @@ def _product(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
 def words(keys: Tensor, stream: Tensor | int, n: int) -> Tensor:
     """The n random words of each sample, (B, n) int64 in [0, 2^32).
 
-    ``keys`` is (B, 2) int64, a row (seed, sample id); ``stream`` a number of 64 bits or one a
+    ``keys`` is (B, 2) int64, a row (seed, sample id); ``stream`` a number of 64 bits or one per
     sample, (B,). Element e is word e % 4 of the counter (e // 4, sample id, stream low, stream
     high) under the key (seed low, seed high)."""
     refusals.keys(keys, len(keys))
@@ -151,12 +151,12 @@ def streams(given, device: torch.device, batch: int | None = None) -> Tensor:
     """Numbers of streams, one or a tensor or list of them, in int64; refused unless they are whole
     (and fit the batch)."""
     try:
-        found = torch.as_tensor(
+        numbers = torch.as_tensor(
             signed_all(given) if isinstance(given, (list, tuple)) else signed(given), device=device
         )
     except (TypeError, ValueError, RuntimeError):
-        found = None
-    return refusals.streams(given, found, batch).to(torch.int64)
+        numbers = None
+    return refusals.streams(given, numbers, batch).to(torch.int64)
 
 
 def signed(number):

@@ -42,11 +42,11 @@ def combine(
     base -1 means no base.
 
     ``weights`` is (n_out, n_in + n_streams) as Python floats or a tensor, or a tensor (B, n_out,
-    n_in + n_streams) with one block a sample along the first dimension. All tensors have one shape;
-    inputs may be of a narrower float type than the outputs. Weights are rounded to the widest type
-    present (float32 at least), sums are taken in it in the order above with the base last, and are
-    rounded once into each output. A weight of exactly 0 does not read its input. z_k is the
-    standard normal of ``normal(keys, streams[k])``, (B, ...), one number for all outputs.
+    n_in + n_streams) with one block per sample along the first dimension. All tensors have one
+    shape; inputs may be of a narrower float type than the outputs. Weights are rounded to the
+    widest type present (float32 at least), sums are taken in it in the order above with the base
+    last, and are rounded once into each output. A weight of exactly 0 does not read its input. z_k
+    is the standard normal of ``normal(keys, streams[k])``, (B, ...), one number for all outputs.
 
     With ``error`` the weights have one row more, whose value e is not stored: error.out[b] <- the
     root mean square over the sample of e / (atol + rtol * max(|ins[0]|, |outs[0]|)).
@@ -99,10 +99,10 @@ def combined(
     dtypes: Sequence[torch.dtype],
 ) -> list[Tensor]:
     """``combine`` into new tensors, as plain torch ops that torch.func can transform."""
-    wide = torch.promote_types(
-        torch.float32, _widest([*ins, *(torch.empty(0, dtype=d) for d in dtypes)])
-    )
-    terms = [x.to(wide) for x in ins] + [normal_like(ins[0], keys, s, wide) for s in streams]
+    results = [torch.empty(0, dtype=d) for d in dtypes]
+    wide = torch.promote_types(torch.float32, _widest([*ins, *results]))
+    normals = [normal_like(ins[0], keys, s, wide) for s in streams]
+    terms = [*(x.to(wide) for x in ins), *normals]
     outs = []
     for i, dtype in enumerate(dtypes):
         total = torch.zeros_like(terms[0])
@@ -140,8 +140,9 @@ def combine_row(
     base = code[: len(outs)]
     streams = code[len(outs) :]
     live = [i for i in range(len(outs)) if base[i] > -2]
-    drawn = [k for k in range(len(streams)) if bool(block[:, len(ins) + k].any())]
-    columns = [*range(len(ins)), *(len(ins) + k for k in drawn)]
+    n = len(ins)
+    drawn = [k for k in range(len(streams)) if bool(block[:, n + k].any())]
+    columns = [*range(n), *(n + k for k in drawn)]
     rows = block[live][:, columns].tolist()
     combine(
         [outs[i] for i in live],
@@ -244,7 +245,8 @@ def inner(
     ``accumulate``."""
     _check_reduction("inner", out, a, b)
     w = refusals.scale("weight", weight, _batch(a))
-    value = _flat(a.double() * b.double()).sum(1) * (w.reshape(-1) if isinstance(w, Tensor) else w)
+    w = w.reshape(-1) if isinstance(w, Tensor) else w
+    value = _flat(a.double() * b.double()).sum(1) * w
     out.copy_(out + value if accumulate else value)
 
 
@@ -272,13 +274,15 @@ def quantile(out: Tensor, x: Tensor, q: float) -> None:
     statistics."""
     _check_reduction("quantile", out, x)
     refusals.quantile(x, q)
-    flat = _flat(x.abs()).to(torch.promote_types(x.dtype, torch.float32)).sort(dim=1).values
+    wide = torch.promote_types(x.dtype, torch.float32)
+    flat = _flat(x.abs()).to(wide).sort(dim=1).values
     if not flat.numel():  # no samples
         return
     place = q * (flat.shape[1] - 1)
     low = min(int(place), flat.shape[1] - 1)
     high = min(low + 1, flat.shape[1] - 1)
-    out.copy_(flat[:, low] + (place - low) * (flat[:, high] - flat[:, low]))
+    below = flat[:, low]
+    out.copy_(below + (place - low) * (flat[:, high] - below))
 
 
 @op(writes=("out", "residual"), device="out")
@@ -373,7 +377,8 @@ def _along(dim: int) -> tuple[int, ...]:
 def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[Scale]) -> None:
     """total <- the weighted sum of ins, without temporaries of its size where the weights are
     numbers."""
-    terms = [(x, w) for x, w in zip(ins, row, strict=True) if isinstance(w, Tensor) or w != 0.0]
+    weighed = zip(ins, row, strict=True)
+    terms = [(x, w) for x, w in weighed if isinstance(w, Tensor) or w != 0.0]
     if not terms:
         total.zero_()
     for k, (x, w) in enumerate(terms):

@@ -36,7 +36,7 @@ def other_shapes(op: str, tensors: Sequence[Tensor], shape: Sequence[int]) -> No
 
 
 def other_samples(op: str, out: Tensor, batch: int) -> None:
-    """Refuse an output that does not hold one number a sample."""
+    """Refuse an output that does not hold one number per sample."""
     if out.shape != (batch,):
         raise OdesolveError(
             f"{op}: out has shape {tuple(out.shape)} for {batch} samples: give ({batch},)"
@@ -76,19 +76,19 @@ def keys(given: Tensor | None, batch: int) -> Tensor:
     return given
 
 
-def streams(given: object, found: Tensor | None, batch: int | None = None) -> Tensor:
-    """What was found to be the numbers of streams, refused unless they are whole, and one or one a
-    sample."""
-    whole = found is not None and not (found.is_floating_point() or found.is_complex())
-    if found is None or not (whole or found.numel() == 0):
+def streams(given: object, numbers: Tensor | None, batch: int | None = None) -> Tensor:
+    """Numbers of streams. Raises OdesolveError unless they are whole, and there is one of them or
+    one per sample."""
+    whole = numbers is not None and not (numbers.is_floating_point() or numbers.is_complex())
+    if numbers is None or not (whole or numbers.numel() == 0):
         raise OdesolveError(
             f"stream {given!r} is no whole number: give an int, or a tensor of them"
         )
-    if batch is not None and found.numel() not in (1, batch):
+    if batch is not None and numbers.numel() not in (1, batch):
         raise OdesolveError(
-            f"{found.numel()} streams for {batch} samples: give one, or one for each sample"
+            f"{numbers.numel()} streams for {batch} samples: give one, or one for each sample"
         )
-    return found
+    return numbers
 
 
 def scale(name: str, value: object, batch: int) -> float | Tensor:
@@ -97,7 +97,7 @@ def scale(name: str, value: object, batch: int) -> float | Tensor:
         if value.numel() not in (1, batch) or value.is_complex():
             raise OdesolveError(
                 f"{name} of shape {tuple(value.shape)} in {value.dtype} for {batch} samples: give "
-                "a real number, or one a sample"
+                "a real number, or one per sample"
             )
         return value
     try:
@@ -115,7 +115,7 @@ def table(
     columns: int,
     batch: int,
 ) -> None:
-    """Refuse weights that are not (rows, columns), or one such block a sample: what is over would
+    """Refuse weights that are not (rows, columns), or one such block per sample: what is over would
     not be read."""
     shape = tuple(weights.shape) if isinstance(weights, Tensor) else _shape_of(weights, columns)
     if shape[-2:] != (rows, columns) or shape[:-2] not in ((), (1,), (batch,)):
@@ -154,7 +154,8 @@ def quantile(x: Tensor, q: float) -> None:
 def assignment(order: Tensor, cost: Tensor) -> None:
     """Refuse costs that have no least order, and what cannot hold it."""
     n = len(cost) if cost.dim() else 0
-    if cost.shape != (n, n) or not cost.is_floating_point() or not bool(torch.isfinite(cost).all()):
+    floats = cost.shape == (n, n) and cost.is_floating_point()
+    if not floats or not bool(torch.isfinite(cost).all()):
         raise OdesolveError(
             f"cost is {cost.dtype} of shape {tuple(cost.shape)}: give finite floats of shape (n, n)"
         )

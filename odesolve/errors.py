@@ -79,7 +79,7 @@ def unknown(
     """The error for a name that is not in the list, with the nearest name that is.
 
     ``also`` are further names that are understood but not listed; ``instead`` says where to look,
-    in the place of a list."""
+    instead of a list."""
     names = sorted(known)
     text = given.decode(errors="replace") if isinstance(given, bytes) else given
     near = nearest(text, [*names, *also]) if isinstance(text, str) else []

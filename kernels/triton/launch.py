@@ -141,11 +141,11 @@ def marks(tensors: Sequence[Tensor]) -> Hashable:
     Else which do. On ROCm also which are below 2 GiB, as those are addressed with 32 bits.
     """
     pointers = [t.data_ptr() & 15 for t in tensors]
-    found = tuple(p == 0 for p in pointers) if any(pointers) else 0
+    aligned = tuple(p == 0 for p in pointers) if any(pointers) else 0
     return (
-        (found, *(t.untyped_storage().nbytes() < 2**31 for t in tensors))
+        (aligned, *(t.untyped_storage().nbytes() < 2**31 for t in tensors))
         if torch.version.hip
-        else found
+        else aligned
     )
 
 
@@ -210,16 +210,16 @@ def table(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     else:
         stream = torch._C._cuda_getCurrentRawStream(device.index)
         capturing = torch.cuda.is_current_stream_capturing()
-    found = copies.get(stream)
-    if found is None:
+    copy = copies.get(stream)
+    if copy is None:
         # A capture begins with a synchronisation, so it may use what any stream has brought.
-        found = (
+        copy = (
             next(iter(copies.values())) if capturing and copies else upload(values, dtype, device)
         )
-        copies[stream] = found
+        copies[stream] = copy
     if capturing:
-        _captured.add(found)
-    return found
+        _captured.add(copy)
+    return copy
 
 
 @functools.lru_cache(TABLES)
@@ -258,7 +258,7 @@ def coefficients(
 
 
 def each(value: object, batch: int) -> bool:
-    """Whether it is a number, or a tensor of one or of one a sample: a kernel reads as many as
+    """Whether it is a number, or a tensor of one or of one per sample: a kernel reads as many as
     there are samples."""
     if isinstance(value, Tensor):
         return value.numel() == 1 or value.shape == (batch,)
@@ -266,7 +266,7 @@ def each(value: object, batch: int) -> bool:
 
 
 def scalars(value: float | Tensor, device: torch.device) -> tuple[Tensor, int]:
-    """A number, or one a sample, as a tensor on the device and the distance between samples."""
+    """A number, or one per sample, as a tensor on the device and the distance between samples."""
     if not isinstance(value, Tensor):
         return table((float(value),), torch.float64, device), 0
     if value.device != device:
@@ -275,14 +275,14 @@ def scalars(value: float | Tensor, device: torch.device) -> tuple[Tensor, int]:
 
 
 def numbered(value: object, batch: int) -> bool:
-    """Whether it is a whole number, or a tensor of one or of one a sample."""
+    """Whether it is a whole number, or a tensor of one or of one per sample."""
     if isinstance(value, Tensor):
         return each(value, batch) and not (value.is_floating_point() or value.is_complex())
     return hasattr(value, "__index__")
 
 
 def streams_of(value: int | Tensor, device: torch.device) -> tuple[Tensor, int]:
-    """A stream, or one a sample, as int64 on the device and the distance between samples."""
+    """A stream, or one per sample, as int64 on the device and the distance between samples."""
     if not isinstance(value, Tensor):
         return table((signed(value),), torch.int64, device), 0
     if value.device != device or value.dtype != torch.int64:

@@ -145,7 +145,7 @@ def differentiable_run(
             "a classifier's gradient is not differentiated again: give the model without it"
         )
     rows = PulledRows(program, model, keys, last, tick)
-    held = pytree.tree_leaves(model.held)
+    own_tensors = pytree.tree_leaves(model.own_tensors)
 
     with torch.no_grad():
         cursor = begin(program, x, model.dtype, model.functions, None, keys)
@@ -156,7 +156,7 @@ def differentiable_run(
         answers = model.evaluate(ys[0], ys[1], time, call.branches)
         return torch.cat([answer.flatten() for answer in answers])
 
-    want = wanted(model.net, first, [cursor.input, cursor.state], (), params, held)
+    want = wanted(model.net, first, [cursor.input, cursor.state], (), params, own_tensors)
     return with_gradients(rows, want, x if last is None else x.detach())
 
 

@@ -76,7 +76,8 @@ def unwatched(call: Callable[P, R]) -> Callable[P, R]:
         if watching():
             given = inspect.signature(call).bind_partial(*args, **kwargs).arguments
             for name, value in given.items():
-                refuse(name, (value, *getattr(value, "held", ())))  # a model's conditions, too
+                # A model's conditions, too.
+                refuse(name, (value, *getattr(value, "own_tensors", ())))
         token = _inside.set(True)
         try:
             return call(*args, **kwargs)

@@ -22,7 +22,7 @@ class Guidance:
     """Weights of the branches: ``scale`` 1 is the conditional model; beyond ``interval`` (in t)
     only it is called.
 
-    A scale of None stands for one number a sample, which the model itself puts on what guidance
+    A scale of None stands for one number per sample, which the model itself puts on what guidance
     adds to its conditional answer, the branch "excess". ``apart``: a function mixes the branches,
     not weights."""
 
@@ -56,7 +56,7 @@ class Guidance:
         return {"cond": scale, "uncond": 1.0 - scale}
 
     def planned(self, times: Iterable[float]) -> Guidance:
-        """The same with the values at these times in the place of a function of time."""
+        """The same with the values at these times instead of a function of time."""
         if not isinstance(self.scale, Schedule):
             return self
         return replace(self, scale=self.scale.planned(t for t in times if self.inside(t)))
@@ -86,7 +86,7 @@ class Reading:
     two_times: bool = False
 
     def planned(self, plan: Plan) -> Reading:
-        """The same with the values at a plan's times in the place of functions of time, so that it
+        """The same with the values at a plan's times instead of functions of time, so that it
         hashes by them."""
         scales = (self.classifier, None if self.guidance is None else self.guidance.scale)
         if not any(isinstance(scale, Schedule) for scale in scales):

@@ -1,4 +1,4 @@
-"""Scales of guidance: a number, one number a sample, or a function of the path's time."""
+"""Scales of guidance: a number, one number per sample, or a function of the path's time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from odesolve.doors.values import numbers
 from odesolve.errors import OdesolveError
 
 EXPECTED = (
-    "a finite number, one number a sample (B,), or a function of the time t that returns a number"
+    "a finite number, one number per sample (B,), or a function of the time t that returns a number"
 )
 
 
@@ -91,15 +91,15 @@ def scale_of(given: Any, name: str = "scale") -> float | Schedule | Tensor:
     return each
 
 
-def told(scale: Scale | None) -> float | str:
+def scale_for_report(scale: Scale | None) -> float | str:
     """A scale as a number or a word, for reports."""
     if scale is None:
-        return "one a sample"
+        return "one per sample"
     return "a function of t" if isinstance(scale, (Schedule, Planned)) else scale
 
 
 def column(each: Tensor, like: Tensor) -> Tensor:
-    """One number a sample (B,), to be multiplied with a state (B, ...). Raises OdesolveError for
+    """One number per sample (B,), to be multiplied with a state (B, ...). Raises OdesolveError for
     another number of samples."""
     check(each, len(like))
     return each.to(like.device, like.dtype).view(-1, *[1] * (like.dim() - 1))
@@ -109,7 +109,7 @@ def check(each: Tensor, batch: int) -> None:
     """Raise OdesolveError unless there is one number for each of the batch."""
     if len(each) != batch:
         raise OdesolveError(
-            f"the scale of guidance has {len(each)} numbers for a batch of {batch}: give one a "
+            f"the scale of guidance has {len(each)} numbers for a batch of {batch}: give one per "
             "sample, or one number for all"
         )
 

@@ -79,7 +79,7 @@ class Slots:
             start=0,
             result=self.slot[self.plan.result],
             times=tuple(call.t for call in self.calls),
-            asked=_asked(self.calls),
+            asked=_call_times(self.calls),
         )
 
     def _placed(self, op: NamedOp, dead: Sequence[str]) -> Op:
@@ -216,7 +216,7 @@ def _noise_alone(terms: Mapping[str, float], columns: Iterable[str]) -> tuple[fl
     return tuple(terms.get(n, 0.0) if stream_of(n) is not None else 0.0 for n in columns)
 
 
-def _asked(calls: Sequence[Call]) -> tuple[float | tuple[float, float], ...]:
+def _call_times(calls: Sequence[Call]) -> tuple[float | tuple[float, float], ...]:
     """The time of each call, or both where one of them has a second."""
     if all(c.to is None for c in calls):
         return tuple(c.t for c in calls)

@@ -72,14 +72,14 @@ def cut(value: Any, index: Tensor, batch: int, shared: Sequence[Any] = ()) -> An
 def shared_of(conditions: Iterable[Cond], batch: int, before: Sequence[Any] = ()) -> list[Any]:
     """What holds no value for each sample of a batch, and so belongs to all of them, whatever their
     number becomes."""
-    found = (v for cond in conditions for _, v in _leaves(cond))
-    return [v for v in found if _size(v) != batch or any(v is one for one in before)]
+    leaves = (v for cond in conditions for _, v in _leaves(cond))
+    return [v for v in leaves if _size(v) != batch or any(v is one for one in before)]
 
 
 def sizes(conditions: Iterable[Cond]) -> list[tuple[str, int]]:
     """Name and length of everything that could hold one value for each sample."""
-    found = [(name, _size(v)) for cond in conditions for name, v in _leaves(cond)]
-    return [(name, n) for name, n in found if n is not None]
+    sized = [(name, _size(v)) for cond in conditions for name, v in _leaves(cond)]
+    return [(name, n) for name, n in sized if n is not None]
 
 
 def of_samples(cond: Cond, batch: int) -> list[tuple[str, Any]]:

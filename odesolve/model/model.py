@@ -168,11 +168,11 @@ class Model:
         return self.replaced(network=network)
 
     def with_net(self, net: Callable[..., Tensor]) -> Model:
-        """The model that calls this in the place of the user's network, in the same way."""
+        """The model that calls this instead of the user's network, in the same way."""
         return self.with_network(self.network.replaced(net=net))
 
     def given(self, **cond: Any) -> Model:
-        """The model with these conditions in the place of those of the same names."""
+        """The model with these conditions instead of those of the same names."""
         return self.with_network(self.network.replaced(cond={**self.cond, **cond}))
 
     def untouched(self) -> Model:
@@ -204,9 +204,9 @@ class Model:
         return settle(self, other)
 
     @property
-    def held(self) -> list[Any]:
+    def own_tensors(self) -> list[Any]:
         """The tensors that it was given besides those of the network."""
-        return [*self.network.held, *map(vars, self.functions.values())]
+        return [*self.network.own_tensors, *map(vars, self.functions.values())]
 
     @property
     def parts(self) -> dict[str, Any]:

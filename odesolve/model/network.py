@@ -128,7 +128,7 @@ class Network:
         return self.cond, self.uncond or {}, self.labels
 
     @property
-    def held(self) -> list[Any]:
+    def own_tensors(self) -> list[Any]:
         """The tensors that it was given besides those of the network."""
         return [*self.conditions, self.strengths]
 

@@ -71,8 +71,8 @@ class Coefficients:
         return scaled.to(dtype or x.dtype)
 
     def __getitem__(self, index: Tensor) -> Coefficients:
-        held = (getattr(self, f.name) for f in fields(self))
-        return Coefficients(*(_cut(v, index) for v in held))  # type: ignore[arg-type]
+        values = (getattr(self, f.name) for f in fields(self))
+        return Coefficients(*(_cut(v, index) for v in values))  # type: ignore[arg-type]
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:
@@ -106,12 +106,12 @@ def coefficients(
             f"x is {like.dtype}: give a model real numbers, such as torch.view_as_real(x)"
         )
 
-    def held(c: object) -> Tensor:
+    def per_sample(c: object) -> Tensor:
         return torch.as_tensor(c, device=like.device).to(like.dtype).expand(len(t))
 
     def pair(t: Tensor, a: str, b: str) -> Pair:
         kx, kf = path.convert(t, a, b, sigma_data)
-        return held(kx), held(kf)
+        return per_sample(kx), per_sample(kf)
 
     data = pair(t, given, "data") if reading.applies else None
     given = "data" if reading.applies else given
@@ -124,7 +124,7 @@ def coefficients(
             if isinstance(reading.classifier, Schedule)
             else reading.classifier
         )
-        shift = held(strength * path.convert(t, "score", given, sigma_data)[1])
+        shift = per_sample(strength * path.convert(t, "score", given, sigma_data)[1])
     guidance = reading.guidance
     inside = None
     if guidance:
@@ -133,16 +133,16 @@ def coefficients(
     return Coefficients(
         t=t,
         network=model.network_times(t).to(time_dtype),
-        scale=None if reading.input_scale is None else held(reading.c_in(path, t)),
+        scale=None if reading.input_scale is None else per_sample(reading.c_in(path, t)),
         inside=inside,
         data=data,
         shift=shift,
         out=pair(t, given, want) if given != want else None,
-        guide=_guide(reading, t, held),
+        guide=_guide(reading, t, per_sample),
     )
 
 
-def _guide(reading: Reading, t: Tensor, held: Callable[[object], Tensor]) -> Tensor | None:
+def _guide(reading: Reading, t: Tensor, per_sample: Callable[[object], Tensor]) -> Tensor | None:
     """A guidance scale that is a function of time at the times (n,), 1 where they lie outside of
     its interval."""
     if reading.guidance is None or not isinstance(reading.guidance.scale, Schedule):
@@ -150,7 +150,7 @@ def _guide(reading: Reading, t: Tensor, held: Callable[[object], Tensor]) -> Ten
     inside = torch.as_tensor(reading.guidance.inside(t), device=t.device).expand(len(t))
     out = torch.ones(len(t), dtype=torch.float64, device=t.device)
     out[inside] = reading.guidance.scale.of(t[inside])
-    return held(out)
+    return per_sample(out)
 
 
 def mixed(reading: Reading, guided: bool) -> dict[str, float]:
@@ -244,24 +244,24 @@ def gradient_of(log_prob: Callee, x: Tensor, t: Tensor, labels: Mapping[str, Any
     with torch.enable_grad():
         leaf = x.view_as(x) if recording else x.detach().requires_grad_(True)
         value = log_prob(leaf, t, named=labels)
-        found = None
+        gradient = None
         if (
             isinstance(value, Tensor)
             and value.shape == x.shape[:1]
             and value.is_floating_point()
             and value.requires_grad
         ):
-            (found,) = torch.autograd.grad(
+            (gradient,) = torch.autograd.grad(
                 value.sum(), leaf, create_graph=recording, allow_unused=True
             )
-    if found is None:
+    if gradient is None:
         raise OdesolveError(
             "the classifier must depend on x: give log p(y | x) of shape (B,), computed from x"
         )
-    return found
+    return gradient
 
 
 def parameter_dtype(net: Any) -> torch.dtype | None:
     """That of a module's first parameter, None without one."""
-    found = net.parameters() if isinstance(net, torch.nn.Module) else ()
-    return next((p.dtype for p in found if p.is_floating_point()), None)
+    parameters = net.parameters() if isinstance(net, torch.nn.Module) else ()
+    return next((p.dtype for p in parameters if p.is_floating_point()), None)

@@ -27,8 +27,8 @@ def typed_path(path: Path) -> str:
     usual = _PARAMETERS.get(path.registered)
     if usual is None:
         return repr(path)
-    told = {k: v for k, v in path.spec().items() if k != "name"}
-    inside = ", ".join(f"{k}={v:g}" for k, v in told.items() if v != usual.get(k))
+    numbers = {k: v for k, v in path.spec().items() if k != "name"}
+    inside = ", ".join(f"{k}={v:g}" for k, v in numbers.items() if v != usual.get(k))
     return f"ode.paths.{kind}({inside})"
 
 

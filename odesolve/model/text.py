@@ -14,23 +14,23 @@ def typed_model(model: Any) -> str:
     """``ode.Model(net, ode.paths.VP(), predicts="noise")``, with all that is no default, and what
     was put on it."""
     read = model.reading
-    told = typed_reading(
+    arguments = typed_reading(
         model.path, read.prediction, model.time, model.time_scale, read.input_scale, read.sigma_data
     )
     if model.dtype != parameter_dtype(model.net):
-        told.append(f"dtype={model.dtype}")
+        arguments.append(f"dtype={model.dtype}")
     if model.snap != (model.path.training_steps is not None):
-        told.append(f"snap={model.snap}")
-    told += [*_limits(model), *(["learned_variance=True"] if read.variance else [])]
-    return "".join([f"ode.Model(net, {', '.join(told)})", *_put_on(model)])
+        arguments.append(f"snap={model.snap}")
+    arguments += [*_limits(model), *(["learned_variance=True"] if read.variance else [])]
+    return "".join([f"ode.Model(net, {', '.join(arguments)})", *_put_on(model)])
 
 
 def _limits(model: Any) -> list[str]:
     """What clamps x0."""
     clip, threshold = (model.functions.get(name) for name in ("clip", "threshold"))
     floor = clip.limit if clip is not None else threshold.floor if threshold is not None else 1.0
-    told = [f"clip={floor:g}"] if clip is not None or floor != 1.0 else []
-    return told if threshold is None else [*told, f"threshold={threshold.quantile:g}"]
+    arguments = [f"clip={floor:g}"] if clip is not None or floor != 1.0 else []
+    return arguments if threshold is None else [*arguments, f"threshold={threshold.quantile:g}"]
 
 
 def _put_on(model: Any) -> list[str]:

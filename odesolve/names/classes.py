@@ -113,7 +113,7 @@ def checked(
     """``identified``, of a config that was typed: keys that decide nothing of the sampler are
     refused."""
     given = ConfigValues(name, config, steps)
-    found = _identified(given)
+    row = _identified(given)
     known = {*given.read, *SPACING, *ENDS}
     for key, value in config.items():
         if key not in known and (key, value) != ("clip_sample", False):
@@ -121,7 +121,7 @@ def checked(
                 f"{name} got {key}={value!r}, which is not its sampler's: here it takes "
                 f"{', '.join(sorted(known))}"
             )
-    return found
+    return row
 
 
 def spaced(config: Mapping[str, Any]) -> bool:

@@ -34,9 +34,9 @@ def understood(name: str, given: Mapping[str, Any], steps: int | None = None) ->
     """
     text = " ".join(name.split())
     if (given and given.keys() <= CONFIG) or (f"{text}Scheduler" in CLASSES and text not in LABELS):
-        found = _class(text, given, steps)
-        if found is not None:
-            return found
+        sampler = _class(text, given, steps)
+        if sampler is not None:
+            return sampler
     return (
         _label(text, given)
         or _comfy(text, given)

@@ -38,8 +38,8 @@ def sigmas(schedule: str, n: int, table: Sequence[float], discard: bool = False)
         raise OdesolveError(
             "table: give trained noise levels sigma/alpha, positive and rising, at least 2"
         )
-    found = RULES[schedule](n + discard, levels).tolist()
-    return [*(found[:-1] if discard else found), 0.0]
+    values = RULES[schedule](n + discard, levels).tolist()
+    return [*(values[:-1] if discard else values), 0.0]
 
 
 def _at(table: Levels, times: Levels) -> Levels:

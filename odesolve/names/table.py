@@ -67,8 +67,8 @@ def _unipc(order: int, variant: str, taper: bool) -> NameRow:
     names: dict[str, Any] = {}
     if order == 3 and taper:
         names = {"label": "UniPC", "comfy": "uni_pc"} if bh1 else {"comfy": "uni_pc_bh2"}
-    made = _both(UNIPC, config) if taper and not bh1 else {"diffusers": (UNIPC, config)}
-    return NameRow(f"unipc_{order}", options, **made, **names)
+    classes = _both(UNIPC, config) if taper and not bh1 else {"diffusers": (UNIPC, config)}
+    return NameRow(f"unipc_{order}", options, **classes, **names)
 
 
 ROWS: tuple[NameRow, ...] = (

@@ -101,7 +101,8 @@ class BrownianPath:
                 "this path knows no areas: make it with BrownianPath(..., area=True)"
             )
         if isinstance(s, Tensor) or isinstance(t, Tensor):
-            single = all(not isinstance(x, Tensor) or (x.dim() == 0 and x.is_cpu) for x in (s, t))
+            tensors = [x for x in (s, t) if isinstance(x, Tensor)]
+            single = all(x.dim() == 0 and x.is_cpu for x in tensors)
             if not single:
                 return self._each(s, t, area)
         a, b = (
@@ -109,7 +110,9 @@ class BrownianPath:
             for x in (s, t)
         )
         if isinstance(self.tree, AreaTree):
-            draws, areas = self.tree.areas(np.array([min(a, b)]), np.array([max(a, b)]))
+            low = np.array([min(a, b)])
+            high = np.array([max(a, b)])
+            draws, areas = self.tree.areas(low, high)
             return self._draw(draws, areas, 1.0 if a <= b else -1.0, area)
         return self._walk.between(a, b)
 
@@ -222,7 +225,8 @@ class _Walk:
             return out.zero_()
         sign = 1.0 if a < b else -1.0
         terms = self._terms(min(a, b), max(a, b))
-        combine((out,), [x for _, x in terms], ([sign * w for w, _ in terms],), (-1,))
+        weights = [sign * w for w, _ in terms]
+        combine((out,), [x for _, x in terms], (weights,), (-1,))
         return out
 
     def _terms(self, a: int, b: int) -> list[tuple[float, Tensor]]:

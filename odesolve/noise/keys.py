@@ -69,7 +69,10 @@ def ids_of(batch: int, ids: object) -> Tensor:
             "per sample"
         )
     # Ids that lie on a device already are not waited for: their low 32 bits count.
-    low, high = (int(samples.min()), int(samples.max())) if batch and samples.is_cpu else (0, 0)
+    low = high = 0
+    if batch and samples.is_cpu:
+        low = int(samples.min())
+        high = int(samples.max())
     if low < 0 or high >= 2**32:
         given = f"{low if low < 0 else high} among the ids"
         raise OdesolveError(

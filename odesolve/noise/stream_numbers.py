@@ -102,7 +102,8 @@ class Tree:
         if rate == 0.0:
             return _wide(j - i) * unit
         lib = _library(b)
-        return lib.exp(_wide(i - b) * (rate * unit)) * lib.expm1(_wide(j - i) * (rate * unit))
+        per_tick = rate * unit
+        return lib.exp(_wide(i - b) * per_tick) * lib.expm1(_wide(j - i) * per_tick)
 
 
 class AreaTree(Tree):
@@ -150,7 +151,9 @@ class AreaTree(Tree):
         heap, left, once = (lib.stack(x, 1) for x in (heaps, lefts, counts))
         width = widths[0]
         a, b, h = (x[:, None] for x in (a, b, h))
-        outside = _wide((b - left - width).clip(0, None) - (left - a).clip(0, None)) * unit
+        after = (b - left - width).clip(0, None)
+        before = (left - a).clip(0, None)
+        outside = _wide(after - before) * unit
         halves = [_Half(a, b, left, width, unit), _Half(a, b, left + width // 2, width, unit)]
         k1 = halves[0].length
         k2 = halves[1].length

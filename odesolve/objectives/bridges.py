@@ -27,13 +27,13 @@ from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
 from odesolve.objectives.conditions import coupled
 from odesolve.objectives.draws import (
+    can_look,
     check_data,
     check_noise,
     checked_times,
     column,
     mask_for,
     mean_square,
-    seen,
 )
 from odesolve.objectives.matching import Coupling, Terms
 from odesolve.objectives.weights import function
@@ -171,7 +171,7 @@ class Interpolant:
         Raises OdesolveError for shapes that do not go together and times outside the path, or at
         its ends where gamma is steep."""
         counts = mask_for(mask, x)
-        y, t, z = self._drawn(x, source, noise, t, cond, generator)
+        y, t, z = self._draw(x, source, noise, t, cond, generator)
         path = self.model.path
         u, rate = _share(path, t)
         mean = column(path.alpha(t), x) * x + column(path.sigma(t), x) * y
@@ -211,12 +211,12 @@ class Interpolant:
         if predicts != "velocity":
             kx, kv = path.convert(t, "velocity", predicts)
             target = column(kx, x_t) * x_t + column(kv, x_t) * target
-        each = mean_square(_said(self.model, x_t, t, cond) - target, counts)
+        each = mean_square(_prediction(self.model, x_t, t, cond) - target, counts)
         if self.weight is None:
             return each
         return each * self.weight(path, t).to(each.dtype)
 
-    def _drawn(
+    def _draw(
         self,
         x: Tensor,
         y: Tensor,
@@ -230,7 +230,7 @@ class Interpolant:
         if self.coupling is not None:
             y = coupled(self.coupling, x, y, {**self.model.cond, **(cond or {})}, generator)
         t = checked_times(
-            laws.drawn(self.times, len(x), self.model.path, generator) if t is None else t,
+            laws.draw_times(self.times, len(x), self.model.path, generator) if t is None else t,
             x,
             self.model,
         )
@@ -242,7 +242,7 @@ class Interpolant:
             given = f"source {tuple(y.shape)} and noise {tuple(z.shape)} for data {tuple(x.shape)}"
             raise OdesolveError(f"{given}: give one of each for each sample")
         ends = torch.isin(t, t.new_tensor([self.model.path.t_data, self.model.path.t_noise]))
-        if self.gamma.steep and seen(t) and bool(ends.any()):
+        if self.gamma.steep and can_look(t) and bool(ends.any()):
             raise OdesolveError(
                 "the noise has an infinite slope at both ends: give times between them"
             )
@@ -355,8 +355,8 @@ def sde(
         half = 0.5 * (sigma(t) if callable(sigma) else sigma) ** 2
         if gamma is not None and denoiser.predicts == "noise":
             half = -half / column(gamma.value(_share(path, t.reshape(-1).double())[0]), x)
-        said = denoiser.predict(x, denoiser.at(t.reshape(-1), denoiser.predicts, x))
-        return model.velocity(x, t.reshape(-1)) + (half if forward else -half) * said
+        prediction = denoiser.predict(x, denoiser.at(t.reshape(-1), denoiser.predicts, x))
+        return model.velocity(x, t.reshape(-1)) + (half if forward else -half) * prediction
 
     return f, sigma
 
@@ -367,7 +367,7 @@ def _share(path: Path, t: Tensor) -> tuple[Tensor, float]:
     return (t - path.t_data) * rate, rate
 
 
-def _said(model: Model, x: Tensor, t: Tensor, cond: Mapping[str, Any] | None) -> Tensor:
+def _prediction(model: Model, x: Tensor, t: Tensor, cond: Mapping[str, Any] | None) -> Tensor:
     own = model if not cond else model.given(**cond)
     return own.predict(x, own.at(t, own.predicts, x))
 
@@ -381,8 +381,10 @@ def _score_error(
     cond,
     counts,
 ) -> Tensor:
-    said = _said(model, x_t, t, cond)
-    return mean_square(said - z if model.predicts == "noise" else gamma * said + z, counts)
+    prediction = _prediction(model, x_t, t, cond)
+    if model.predicts == "noise":
+        return mean_square(prediction - z, counts)
+    return mean_square(gamma * prediction + z, counts)
 
 
 def check_end(towards: str) -> None:

@@ -43,9 +43,9 @@ def coupled(
     Raises OdesolveError for real conditions without a ``cond_weight``, and for what is neither
     labels nor numbers."""
     if isinstance(coupling, Independent):
-        return _asked(coupling, x, noise, generator)
+        return _coupling_answer(coupling, x, noise, generator)
     if cond and _takes_cond(coupling):
-        return _asked(coupling, x, noise, generator, cond=cond)
+        return _coupling_answer(coupling, x, noise, generator, cond=cond)
     labels = list[Tensor]()
     beside = list[Tensor]()
     for name, value in of_samples(_listed("", cond or {}, len(x)), len(x)):
@@ -56,7 +56,7 @@ def coupled(
             root = _root(coupling, name, value, x, noise)
             beside.append(root * numbers.to(x).reshape(len(x), -1))
     if not labels and not beside:
-        return _asked(coupling, x, noise, generator)
+        return _coupling_answer(coupling, x, noise, generator)
     groups = _groups(labels) if labels else [torch.arange(len(x), device=x.device)]
     out = noise.new_empty(len(x), *noise.shape[1:])
     for rows in groups:
@@ -66,7 +66,7 @@ def coupled(
     return out
 
 
-def _asked(
+def _coupling_answer(
     coupling: Any,
     x: Tensor,
     noise: Tensor,
@@ -75,19 +75,18 @@ def _asked(
 ) -> Tensor:
     """What a coupling answers. Raises OdesolveError for what is not a sample of the noise for each
     of the data."""
-    found = coupling(x, noise, generator, **cond)
+    partners = coupling(x, noise, generator, **cond)
     expected = (len(x), *noise.shape[1:])
-    if not isinstance(found, Tensor) or found.shape != expected or found.dtype != noise.dtype:
-        given = (
-            f"{found.dtype} of shape {tuple(found.shape)}"
-            if isinstance(found, Tensor)
-            else type(found).__name__
-        )
+    is_tensor = isinstance(partners, Tensor)
+    if not is_tensor or partners.shape != expected or partners.dtype != noise.dtype:
+        given = type(partners).__name__
+        if is_tensor:
+            given = f"{partners.dtype} of shape {tuple(partners.shape)}"
         raise OdesolveError(
             f"coupling returned {given}: return the noise in its order, {noise.dtype} of shape "
             f"{expected}"
         )
-    return found
+    return partners
 
 
 def _near(
@@ -99,9 +98,9 @@ def _near(
 ) -> Tensor:
     """The coupling of samples that have more numbers beside them, the same ones on both sides."""
     if not beside:
-        return _asked(coupling, x, noise, generator)
+        return _coupling_answer(coupling, x, noise, generator)
     data, source = (torch.cat([v.flatten(1), *(b.to(v) for b in beside)], 1) for v in (x, noise))
-    wide = _asked(coupling, data, source, generator)
+    wide = _coupling_answer(coupling, data, source, generator)
     return wide[:, : noise[0].numel()].reshape(noise.shape)
 
 

@@ -24,6 +24,7 @@ from odesolve.objectives.distances import Distance, masked, squared
 from odesolve.objectives.distances import pseudo_huber as pseudo_huber
 from odesolve.objectives.distillation import check_solver, check_teacher, runge_kutta
 from odesolve.objectives.draws import (
+    can_look,
     check_data,
     checked_times,
     column,
@@ -31,7 +32,6 @@ from odesolve.objectives.draws import (
     mean_over,
     normal_for,
     same_draws,
-    seen,
 )
 from odesolve.objectives.matching import Terms
 from odesolve.objectives.tangents import along
@@ -127,7 +127,7 @@ class Consistency:
 
         Args:
             noise, options: as for ``ode.sample``.
-            times: one a step, from noise to data; by default the noise end alone: one step.
+            times: one per step, from noise to data; by default the noise end alone: one step.
             cond: conditions, as the network takes them.
 
         Raises OdesolveError for times that do not fall, or leave (start, t_max], and what
@@ -302,7 +302,7 @@ class ConsistencyTraining:
                 chances.to(device), len(x), replacement=True, generator=generator
             )
         elif index.shape != x.shape[:1] or (
-            seen(index) and bool(((index < 0) | (index > len(times) - 2)).any())
+            can_look(index) and bool(((index < 0) | (index > len(times) - 2)).any())
         ):
             raise OdesolveError(
                 f"index has shape {tuple(index.shape)}: give (B,) whole numbers, "
@@ -324,7 +324,7 @@ def _check_still(net: Any) -> None:
         raise OdesolveError(
             "the network has dropout, which is to be the same for student and target, and "
             "torch.compile draws it anew: "
-            "compile the network in the place of the loss, torch.compile(net)"
+            "compile the network instead of the loss, torch.compile(net)"
         )
 
 
@@ -427,11 +427,11 @@ class ContinuousConsistency:
         check_data(x)
         cond, z, path = cond or {}, normal_for(x, noise, generator), self.consistency.path
         t = checked_times(
-            laws.drawn(self.times, len(x), path, generator) if t is None else t,
+            laws.draw_times(self.times, len(x), path, generator) if t is None else t,
             x,
             self.consistency.model,
         )
-        if seen(t) and bool((t < self.consistency.start * (1 - 1e-12)).any()):
+        if can_look(t) and bool((t < self.consistency.start * (1 - 1e-12)).any()):
             raise OdesolveError(
                 f"t goes down to {float(t.min()):.4g}: give times from {self.consistency.start} up"
             )

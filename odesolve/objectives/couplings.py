@@ -79,7 +79,9 @@ class OptimalTransport:
         _check(x, noise, same=False)
         if len(x) != len(noise):
             return noise[
-                _drawn(_exact_plan(_finite(squared_distance(x, noise))), generator).to(noise.device)
+                _draw_columns(_exact_plan(_finite(squared_distance(x, noise))), generator).to(
+                    noise.device
+                )
             ]
         if x[0].numel() == 1:
             order = torch.empty(len(x), dtype=torch.int64, device=noise.device)
@@ -137,7 +139,7 @@ class Sinkhorn:
         _check(x, noise, same=False)
         limits = {"iterations": self.iterations, "tolerance": self.tolerance, "relax": self.relax}
         plan = sinkhorn_plan(squared_distance(x, noise), self.reg, **limits)
-        return noise[_drawn(torch.softmax(plan, 1), generator).to(noise.device)]
+        return noise[_draw_columns(torch.softmax(plan, 1), generator).to(noise.device)]
 
 
 @fits
@@ -182,7 +184,7 @@ def sinkhorn_plan(
             the largest cost over ``reg``.
         tolerance: sum of the absolute errors of the columns' weights at which it ends (those of the
             rows hold); None makes all the iterations without a look.
-        relax: factor of the divergence KL(columns of the plan | b) in the place of the columns'
+        relax: factor of the divergence KL(columns of the plan | b) instead of the columns'
             weights (Chizat et al. 2018); the rows keep theirs.
 
     Raises OdesolveError where the tolerance is not reached, and for a cost that is not finite.
@@ -245,10 +247,10 @@ def _products(x: Tensor, y: Tensor) -> Tensor:
     return (-2 * x) @ y.T
 
 
-def _drawn(plan: Tensor, generator: torch.Generator | None) -> Tensor:
+def _draw_columns(plan: Tensor, generator: torch.Generator | None) -> Tensor:
     """A column (n,) for every row of a plan (n, m), by its weights."""
     device = "cpu" if generator is None else generator.device
-    # One uniform number a row: multinomial would need the generator on the device of the plan.
+    # One uniform number per row: multinomial would need the generator on the device of the plan.
     u = torch.rand(len(plan), 1, dtype=torch.float64, generator=generator, device=device).to(
         plan.device
     )

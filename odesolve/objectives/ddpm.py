@@ -160,14 +160,14 @@ class VariationalBound:
 
         Raises OdesolveError for shapes that do not go together, numbers out of range, and data
         beyond a discrete decoder's."""
-        index, noise = self.drawn(x, noise, index, generator)
+        index, noise = self.draw(x, noise, index, generator)
         model = self.model.given(**(cond or {}))
         terms = self.at(model, x, index, noise)
         if self.importance is not None:
             self.importance.remember(terms.index, terms.term)
         return terms
 
-    def drawn(
+    def draw(
         self,
         x: Tensor,
         noise: Tensor | None,
@@ -211,7 +211,7 @@ class VariationalBound:
         noise: Tensor,
         still: bool = False,
     ) -> BoundTerms:
-        """The loss of a model in the place of ours; ``still`` keeps gradients from the mean of the
+        """The loss of a model instead of ours; ``still`` keeps gradients from the mean of the
         steps."""
         data, share = self.chain(x.device).data(model, x, index, noise)
         return self._terms(model, x, index, data.detach() if still else data, share)
@@ -297,7 +297,7 @@ class Hybrid:
         generator: torch.Generator | None = None,
     ) -> HybridTerms:
         """The loss of data x (B, ...); arguments and errors are those of ``VariationalBound``."""
-        index, noise = self.bound.drawn(x, noise, index, generator)
+        index, noise = self.bound.draw(x, noise, index, generator)
         model = self.model.given(**(cond or {}))
         chain = self.bound.chain(x.device)
         t = chain.t[index]

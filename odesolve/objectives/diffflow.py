@@ -56,7 +56,7 @@ class DiffFlow:
         adjoint: memory that does not grow with the steps: the stochastic adjoint (algorithm 2),
             which makes the trajectory again from its noise. Data and keys of the noise are all that
             is kept; on the way back there are 2 sqrt(N) states, and the activations of one step. It
-            takes five evaluations of f and two of s a step, in the place of one of each, which
+            takes five evaluations of f and two of s per step, instead of one of each, which
             autograd would keep. Gradients are those of the steps, the same either way.
         params: parameters that get gradients, for functions that are no modules and use some at
             later times only.
@@ -135,9 +135,9 @@ class DiffFlow:
         """
         check_data(x)
         if self.adjoint and (draws(self.drift) or draws(self.score)):
-            told = "call net.eval(), or give adjoint=False"
+            advice = "call net.eval(), or give adjoint=False"
             raise OdesolveError(
-                f"a network has dropout in train mode, which the adjoint would draw anew: {told}"
+                f"a network has dropout in train mode, which the adjoint would draw anew: {advice}"
             )
         if noise is not None and noise.shape != (self.steps, *x.shape):
             raise OdesolveError(
@@ -157,7 +157,7 @@ class DiffFlow:
         """State i + 1 of the forward process from state i and its noise; ``f`` is the drift there,
         where it is known."""
         h = self.times[i + 1] - self.times[i]
-        f = self._said(self.drift, x, self.times[i]) if f is None else f
+        f = self._answer(self.drift, x, self.times[i]) if f is None else f
         return x + h * f + (self.levels[i] * h**0.5) * z
 
     def step(
@@ -173,8 +173,8 @@ class DiffFlow:
         g = self.levels[i + 1]
         h = self.times[i + 1] - self.times[i]
         y = self.forward(i, x, z, f)
-        f = self._said(self.drift, y, t)
-        delta = (x - y + h * (f - g**2 * self._said(self.score, y, t))) / (g * h**0.5)
+        f = self._answer(self.drift, y, t)
+        delta = (x - y + h * (f - g**2 * self._answer(self.score, y, t))) / (g * h**0.5)
         cost = 0.5 * delta.square().flatten(1).sum(1)
         if i == self.steps - 1:
             dim = y.shape[1:].numel()
@@ -182,7 +182,7 @@ class DiffFlow:
             cost = cost + 0.5 * (y / self.std).square().flatten(1).sum(1) + constant
         return y, cost, f
 
-    def _said(self, net: Net, x: Tensor, t: float) -> Tensor:
+    def _answer(self, net: Net, x: Tensor, t: float) -> Tensor:
         out = net(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device))
         check_shape(out, x)
         return out
@@ -237,7 +237,7 @@ class DiffFlow:
         seed = fresh_seed() if seed is None else seed
         x = torch.empty(tuple(shape), dtype=dtype, device=device)
         normal(x, keys_of(len(x), seed, ids, x.device), START)
-        found = solve_sde(
+        solution = solve_sde(
             self.backward_drift,
             self.g,
             self.std * x,
@@ -248,7 +248,7 @@ class DiffFlow:
             ids=ids,
             noise="additive",
         )
-        return found.y[-1]
+        return solution.y[-1]
 
 
 class _Keyed:

@@ -19,6 +19,7 @@ from odesolve.methods.tableaus import EXPLICIT
 from odesolve.model.model import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import (
+    can_look,
     check_data,
     check_finite,
     check_told,
@@ -27,7 +28,6 @@ from odesolve.objectives.draws import (
     mask_for,
     mean_square,
     normal_for,
-    seen,
 )
 from odesolve.objectives.matching import Terms
 from odesolve.objectives.means import law_for
@@ -137,10 +137,10 @@ def _error(
     if given:
         finite = kd.isfinite() & (kd.isfinite() if factor is None else factor.isfinite())
         check_finite(t, finite, f"{predicts!r} of a data prediction, or its weight,")
-    said = student.predict(x_t, student.at(t, predicts, x_t))
+    prediction = student.predict(x_t, student.at(t, predicts, x_t))
     if predicts != "data":
         aim = column(kx, x_t) * x_t + column(kd, x_t) * aim
-    each = mean_square(said - aim, counts)
+    each = mean_square(prediction - aim, counts)
     if factor is None:
         return each
     return each * factor.to(each.dtype)
@@ -228,7 +228,7 @@ class ProgressiveDistillation:
             device = "cpu" if generator is None else generator.device
             index = torch.randint(n, (len(x),), generator=generator, device=device)
         elif index.shape != x.shape[:1] or (
-            seen(index) and bool(((index < 0) | (index >= n)).any())
+            can_look(index) and bool(((index < 0) | (index >= n)).any())
         ):
             raise OdesolveError(
                 f"index has shape {tuple(index.shape)}: give (B,) whole numbers, 0 to {n - 1}"
@@ -302,7 +302,7 @@ class GuidedTerms(Terms):
 class GuidedDistillation:
     """A student that takes the scale of guidance as a condition (Meng et al. 2023, algorithm 1).
 
-    It learns uncond + scale (cond - uncond), in one evaluation in the place of two; scale is the
+    It learns uncond + scale (cond - uncond), in one evaluation instead of two; scale is the
     paper's w + 1, and 1 is the conditional model, as everywhere here. What comes out is a model:
     ``ode.sample(student.given(scale=..., **cond), ...)``, and both student and teacher of
     ``ProgressiveDistillation`` with the scale among the conditions.
@@ -378,7 +378,7 @@ class GuidedDistillation:
         z = normal_for(x, noise, generator)
         given = t is not None
         t = checked_times(
-            laws.drawn(self.times, len(x), path, generator) if t is None else t,
+            laws.draw_times(self.times, len(x), path, generator) if t is None else t,
             x,
             self.student,
             self.teacher,

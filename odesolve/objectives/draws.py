@@ -85,16 +85,17 @@ def check_data(x: Tensor) -> None:
         raise OdesolveError(f"the data are {given}: give floats of shape (B, ...)")
 
 
-def seen(found: Tensor) -> bool:
+def can_look(value: Tensor) -> bool:
     """Whether a look at numbers is free: on the host, outside of torch.compile. On a GPU the host
     would wait for it."""
-    return found.is_cpu and not torch.compiler.is_compiling()
+    return value.is_cpu and not torch.compiler.is_compiling()
 
 
 def check_finite(t: Tensor, finite: Tensor, what: str) -> None:
-    """Raise OdesolveError at times (B,) at which something is infinite, where ``seen``: elsewhere
-    it shows in the loss."""
-    if not seen(finite) or bool(finite.all()):
+    """Raise OdesolveError at times (B,) at which something is infinite.
+
+    Where a look is not free (``can_look``) the loss shows it."""
+    if not can_look(finite) or bool(finite.all()):
         return
     at = float(t[~finite.to(t.device)][0])
     raise OdesolveError(
@@ -121,13 +122,13 @@ def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = No
             f"t has shape {tuple(t.shape)} for a batch of {len(x)}: give one time per sample"
         )
     t = t.double()
-    if seen(t):  # what lies between the ends, as nearly all times do, is looked at once
+    if can_look(t):  # what lies between the ends, as nearly all times do, is looked at once
         first, last = (float(v) for v in torch.aminmax(t))
         if low < first and last < high:
             return t.to(x.device)
     near = t.clamp(low, high)  # times in float32 lie beyond an end by their rounding
     inside = (t - near).abs() <= ROUNDING * (high - low)
-    if not seen(inside):
+    if not can_look(inside):
         near = torch.where(inside, near, math.nan)
     elif not bool(inside.all()):
         raise OdesolveError(
@@ -170,7 +171,9 @@ def counted(mask: Tensor | None, x: Tensor) -> Tensor | None:
             f"mask has shape {tuple(mask.shape)}: give one that broadcasts to {tuple(x.shape)}"
         ) from None
     mean = own.flatten(1).mean(1)
-    if seen(own) and not (bool((own >= 0).all()) and bool(((mean > 0) & mean.isfinite()).all())):
+    if can_look(own) and not (
+        bool((own >= 0).all()) and bool(((mean > 0) & mean.isfinite()).all())
+    ):
         raise OdesolveError(
             "mask holds negative or infinite weights, or leaves nothing of a sample: let "
             "something count"

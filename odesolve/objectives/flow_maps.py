@@ -110,7 +110,7 @@ class FlowMap:
         cond: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Samples (B, ...) by one evaluation a step, 1 by default:
+        """Samples (B, ...) by one evaluation per step, 1 by default:
         ``ode.sample(flow_map.model, noise, "flow_map", 1, grid)``.
 
         Args:
@@ -253,9 +253,9 @@ class MeanFlow:
         if self.null is not None:
             cond, v = self._guided(x_t, t, v, cond, generator)
         net = lambda x, r, t: self.flow_map.average(x, r, t, **cond)  # noqa: E731
-        said, slope = along(net, (x_t, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
+        prediction, slope = along(net, (x_t, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
         aim = (v - column(t - r, x) * slope).detach()
-        error = mean_square(said - aim, mask_for(mask, x))
+        error = mean_square(prediction - aim, mask_for(mask, x))
         each = error if self.power == 0 else self._weighed(error, numbers(mask, x))
         return FlowMapTerms(each.mean(), each, t, r, error.detach())
 
@@ -272,13 +272,13 @@ class MeanFlow:
         assert self.null is not None
         mark = torch.ones(len(x), device=x.device)
         name = "kept by MeanFlow"
-        drawn = dropped({**cond, name: mark}, {**self.null, name: 0.0}, self.drop, generator)
-        kept = drawn.pop(name)
+        draw_times = dropped({**cond, name: mark}, {**self.null, name: 0.0}, self.drop, generator)
+        kept = draw_times.pop(name)
         plain, free = (
             self.flow_map.average(x, t, t, **c) for c in (cond, dropped(cond, self.null, 1.0))
         )
         guided = self.scale * v + self.mix * plain + (1 - self.scale - self.mix) * free
-        return drawn, torch.where(column(kept, x) > 0, guided, v)
+        return draw_times, torch.where(column(kept, x) > 0, guided, v)
 
     def _weighed(self, error: Tensor, numbers: float | Tensor) -> Tensor:
         """The loss (B,) of errors (B,), means of so many squares."""
@@ -297,7 +297,7 @@ class MeanFlow:
         if (r is None) != (t is None):
             raise OdesolveError("one of r and t is missing: give both times, or neither")
         if r is None or t is None:
-            a, b = (laws.drawn(self.times, n, path, generator) for _ in range(2))
+            a, b = (laws.draw_times(self.times, n, path, generator) for _ in range(2))
             falls = path.t_data < path.t_noise
             r, t = (
                 (torch.minimum(a, b), torch.maximum(a, b))
@@ -374,7 +374,7 @@ class Shortcut:
         if (r is None) != (t is None):
             raise OdesolveError("one of r and t is missing: give both times, or neither")
         if r is None or t is None:
-            r, t = self._drawn(len(x), generator)
+            r, t = self._draw_steps(len(x), generator)
         r = checked_times(r, x, model)
         t = checked_times(t, x, model)
         x_t, aim = _states(path, x, z, t)
@@ -413,10 +413,10 @@ class Shortcut:
         second = self.target.average(there, torch.where(small, middle, r), middle, **cond)
         return 0.5 * (first + second)
 
-    def _drawn(self, n: int, generator) -> tuple[Tensor, Tensor]:
+    def _draw_steps(self, n: int, generator) -> tuple[Tensor, Tensor]:
         path = self.flow_map.path
         device = "cpu" if generator is None else generator.device
-        t = laws.drawn(self.times, n, path, generator)
+        t = laws.draw_times(self.times, n, path, generator)
         u = torch.rand(3, n, dtype=torch.float64, generator=generator, device=device)
         size = 0.5 ** (u[1] * (self.steps.bit_length() - 1)).floor()
         # where the step begins: a multiple of it, as share of the path

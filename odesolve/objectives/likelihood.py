@@ -79,9 +79,9 @@ class MaximumLikelihood:
                     "args= among the options"
                 )
             model = model.given(**cond)
-        found = log_prob(model, x, seed=seed_for(generator), **self.options)
-        each = -found.value
+        density = log_prob(model, x, seed=seed_for(generator), **self.options)
+        each = -density.value
         start = self.options.get("t") or ((model.path.t_data if isinstance(model, Model) else 0.0),)
         return LikelihoodTerms(
-            each.mean(), each, torch.full_like(each.detach(), float(start[0])), found
+            each.mean(), each, torch.full_like(each.detach(), float(start[0])), density
         )

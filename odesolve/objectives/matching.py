@@ -201,7 +201,7 @@ class Matching:
         noise = normal_for(x, noise, generator)
         if self.coupling is not None:
             noise = coupled(self.coupling, x, noise, {**self.model.cond, **(cond or {})}, generator)
-        t = laws.drawn(self.times, len(x), self.model.path, generator) if t is None else t
+        t = laws.draw_times(self.times, len(x), self.model.path, generator) if t is None else t
         t = checked_times(t, x, self.model)
         path = self.model.path
         return t, noise, column(path.alpha(t), x) * x + column(path.sigma(t), x) * noise

@@ -38,10 +38,10 @@ def law_for(
     # the plain error: the path's law stays where that is finite, other laws are the user's choice
     if weight is None:
         return law
-    found = infinite(law, path, predicts, weight, sigma_data, importance)
-    if not found:
+    ends = infinite(law, path, predicts, weight, sigma_data, importance)
+    if not ends:
         return law
-    inner = _inside(path, found, laws.default(path, predicts))
+    inner = _inside(path, ends, laws.default(path, predicts))
     if times is None and path.training_steps is None:
         return inner
     what = f"weight={weight!r} of a network that predicts {predicts!r} has an infinite mean"
@@ -51,7 +51,7 @@ def law_for(
             "predict 'v' or 'data'"
         )
     raise OdesolveError(
-        f"{what} under times={short(times)}, which reach the {' and the '.join(found)} end: give "
+        f"{what} under times={short(times)}, which reach the {' and the '.join(ends)} end: give "
         f"times=Uniform({inner.low:.4g}, {inner.high:.4g}), or leave times= out"
     )
 
@@ -80,15 +80,15 @@ def infinite(
         importance = False
     if not isinstance(law, laws.Law):
         return []
-    found = []
+    ends = []
     for end, near in NEAR.items():
         share = torch.tensor(near, dtype=torch.float64)
         t = law.quantile(share if end == "data" else 1 - share, path)
         size = share * _size(path, t, predicts, weight, sigma_data)
         size = size / laws.relative(law, t, path) if importance else size
         if not bool((size[1] <= 0.5 * size[0]) & size[1].isfinite()):
-            found.append(end)
-    return found
+            ends.append(end)
+    return ends
 
 
 def _size(

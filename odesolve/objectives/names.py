@@ -26,7 +26,7 @@ def built(
     unknown names and options, and for what cannot be called so.
     """
     if isinstance(given, str):
-        return made(argument, given, known)
+        return object_named(argument, given, known)
     if isinstance(given, type) and given in known.values():
         raise OdesolveError(
             f"{argument} is the class {given.__name__}: give an object of it, {given.__name__}(...)"
@@ -39,7 +39,7 @@ def built(
     return given
 
 
-def made(argument: str, text: str, known: Mapping[str, Any], *first: Any) -> Any:
+def object_named(argument: str, text: str, known: Mapping[str, Any], *first: Any) -> Any:
     """An object by a name of these, called with ``first`` and the options in brackets. Raises
     OdesolveError."""
     name, options = parts(text)

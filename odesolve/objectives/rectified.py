@@ -43,17 +43,17 @@ def pairs(
 
     Raises OdesolveError for stochastic solvers, and as ``ode.sample``.
     """
-    found = sample(model, noise, solver, steps, grid, full=True, **options)
-    assert isinstance(found, Sample)
-    _check_deterministic(found.plan)
-    if found.status != "ok":
+    solution = sample(model, noise, solver, steps, grid, full=True, **options)
+    assert isinstance(solution, Sample)
+    _check_deterministic(solution.plan)
+    if solution.status != "ok":
         raise Diverged(
-            f"the pairs left the finite numbers after step {found.steps}",
-            found.x,
-            found.t,
-            found.steps,
+            f"the pairs left the finite numbers after step {solution.steps}",
+            solution.x,
+            solution.t,
+            solution.steps,
         )
-    return found.x
+    return solution.x
 
 
 def _check_deterministic(plan: Plan) -> None:
@@ -178,8 +178,8 @@ def balance(
     _check_linear(path)
     if x.shape != noise.shape:
         raise OdesolveError(f"data {tuple(x.shape)} for noise {tuple(noise.shape)}: give pairs")
-    found = straightness(model, noise, solver, steps)
-    variance = torch.zeros_like(found.each)
+    curves = straightness(model, noise, solver, steps)
+    variance = torch.zeros_like(curves.each)
     for u, weight in zip(nodes, weights, strict=True):
         t = torch.full(
             (len(x),),
@@ -196,8 +196,8 @@ def balance(
             )
         variance = variance + weight * _square(left)
     before = _square(x - noise)
-    gap = _mean_and_error(found.each + variance - before + found.transport)
-    return Balance(*gap, found.each, variance, before, found.transport)
+    gap = _mean_and_error(curves.each + variance - before + curves.transport)
+    return Balance(*gap, curves.each, variance, before, curves.transport)
 
 
 def _check_linear(path: Path) -> None:

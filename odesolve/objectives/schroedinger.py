@@ -151,18 +151,18 @@ def carried(
 
     def carry(start: Tensor) -> Tensor:
         times = ends if towards == "data" else ends[::-1]
-        found = solve_sde(f, g, start, times, solver, steps, seed=seed, noise="additive")
-        if not found.ok:
-            at = int(torch.argmax((found.t - times[1]).abs()))
-            t = float(found.t[at])
-            step = int(found.steps[at])
+        solution = solve_sde(f, g, start, times, solver, steps, seed=seed, noise="additive")
+        if not solution.ok:
+            at = int(torch.argmax((solution.t - times[1]).abs()))
+            t = float(solution.t[at])
+            step = int(solution.steps[at])
             raise Diverged(
                 f"sample {at} left the finite numbers at t={t:.4g}: see .state, .t",
-                found.last,
+                solution.last,
                 t,
                 step,
             )
-        return found.last
+        return solution.last
 
     return carry
 

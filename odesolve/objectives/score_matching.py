@@ -190,7 +190,7 @@ class ScoreMatching(ABC):
                 )
             return States(model, x, x.new_zeros(len(x), dtype=torch.float64))
         if t is None:
-            t = laws.drawn(self.times, len(x), model.path, generator)
+            t = laws.draw_times(self.times, len(x), model.path, generator)
         elif not isinstance(t, Tensor):
             t = torch.full(
                 (len(x),), real("t", t, "one time, or a tensor (B,)"), dtype=torch.float64
@@ -259,7 +259,7 @@ class SlicedScoreMatching(ScoreMatching):
     Args:
         projections: how many a sample.
         law: "rademacher" or "gaussian".
-        reduced: |s|^2 / 2 in the place of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less
+        reduced: |s|^2 / 2 instead of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less
             variance for nothing.
     """
 

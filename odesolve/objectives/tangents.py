@@ -59,10 +59,10 @@ def along(
         RuntimeError,
         NotImplementedError,
     ) as error:  # torch's, by layers without a forward derivative; others go on
-        for told, instead in FAILS.items():
-            if (found := re.search(told, str(error))) is not None:
+        for pattern, instead in FAILS.items():
+            if (match := re.search(pattern, str(error))) is not None:
                 raise OdesolveError(
-                    f"the network has no forward derivative: {instead.format(*found.groups())}"
+                    f"the network has no forward derivative: {instead.format(*match.groups())}"
                 ) from error
         raise
 

@@ -245,7 +245,7 @@ class Importance:
     """Times as likely as their loss is large: by the root mean square of the latest losses in equal
     bins of u.
 
-    Nichol and Dhariwal 2021, section 3.3, with bins in the place of a table. Call ``update`` with
+    Nichol and Dhariwal 2021, section 3.3, with bins instead of a table. Call ``update`` with
     the times and raw losses of a batch: ``law.update(terms.t, terms.raw, path)``, as ``terms.each``
     holds the factor of importance already. With ``importance=True`` the objective is that of
     uniform times."""
@@ -276,21 +276,21 @@ class Importance:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Remember what another one did. Raises OdesolveError for one of other bins or history."""
-        found = shaped(state, _Remembered, _DOOR)
-        if found.losses.shape != self.losses.shape:
-            held = tuple(found.losses.shape)
+        saved = shaped(state, _Remembered, _DOOR)
+        if saved.losses.shape != self.losses.shape:
+            held = tuple(saved.losses.shape)
             mine = tuple(self.losses.shape)
             raise OdesolveError(
                 f"the state is of (bins, history) = {held}, this law of {mine}: make it as it was"
             )
         for name, mine in (("losses", self.losses), ("seen", self.seen)):
-            given = getattr(found, name)
+            given = getattr(saved, name)
             if given.shape != mine.shape or given.dtype != mine.dtype:
                 raise _DOOR.refuse(f"{name} is {short(given)}: expected {short(mine)}")
-        if bool((found.seen < 0).any()):
+        if bool((saved.seen < 0).any()):
             raise _DOOR.refuse("seen holds numbers below 0")
-        self.losses = found.losses.clone()
-        self.seen = found.seen.clone()
+        self.losses = saved.losses.clone()
+        self.seen = saved.seen.clone()
 
     @property
     def probabilities(self) -> Tensor:
@@ -332,7 +332,7 @@ class Importance:
 
 
 @fits
-def drawn(law: Any, n: int, path: Path, generator: torch.Generator | None = None) -> Tensor:
+def draw_times(law: Any, n: int, path: Path, generator: torch.Generator | None = None) -> Tensor:
     """Times (n,) of a law; on a path with a table each is rounded up to the next time of the table,
     as ``Table`` does."""
     t = law(n, path, generator)

@@ -122,7 +122,7 @@ class TrigConsistency:
         path = self.model.path
         own = self.model.given(**(cond or {}))
         t = checked_times(
-            laws.drawn(self.times, len(x), path, generator) if t is None else t,
+            laws.draw_times(self.times, len(x), path, generator) if t is None else t,
             x,
             own,
             self.teacher,
@@ -134,12 +134,12 @@ class TrigConsistency:
         if self.teacher is not None:
             with torch.no_grad():
                 v = self.teacher.given(**(cond or {})).v(x_t, t)
-        said, slope = along(own.v, (x_t, t), (v, torch.full_like(t, 2 / math.pi)))
-        still = said.detach()
+        prediction, slope = along(own.v, (x_t, t), (v, torch.full_like(t, 2 / math.pi)))
+        still = prediction.detach()
         g = -(cos**2) * (still - v) - share * cos * sin * (x_t + slope.detach())
         size = mean_square(g, counts).sqrt()
         aim = still + g / column(size + self.offset, x)
-        raw = mean_square(said - aim, counts)
+        raw = mean_square(prediction - aim, counts)
         each = raw if self.uncertainty is None else balanced(raw, self.uncertainty(t))
         return ContinuousTerms(each.mean(), each, t, g, raw=raw)
 
@@ -148,6 +148,6 @@ class TrigConsistency:
         if not self.warmup:
             return self.share
         if step is None:
-            told = "give step=, which training.fit does, or share="
-            raise OdesolveError(f"warmup={self.warmup} raises the share by the step: {told}")
+            advice = "give step=, which training.fit does, or share="
+            raise OdesolveError(f"warmup={self.warmup} raises the share by the step: {advice}")
         return self.share * min(1.0, step / self.warmup)

@@ -207,10 +207,10 @@ class Rows(NamedTuple):
     @property
     def finite(self) -> Tensor:
         """Whether it is, of every time."""
-        found = self.c0.isfinite() & self.c1.isfinite()
+        flags = self.c0.isfinite() & self.c1.isfinite()
         if self.factor is None:
-            return found
-        return found & self.factor.isfinite()
+            return flags
+        return flags & self.factor.isfinite()
 
 
 def compared(

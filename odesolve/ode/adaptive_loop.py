@@ -127,7 +127,7 @@ def integrate(
     whose next attempt would take them beyond ``max_calls`` evaluations. Raises OdesolveError if f
     fails once the batch is smaller than it was."""
     results = Results(batch.drift.start)
-    seen = 0
+    ended_before = 0
     times = batch.state[T].clone()
     while True:
         attempts(method, batch, watcher, sync)
@@ -140,14 +140,14 @@ def integrate(
         if ended == len(batch):
             results.collect(method, batch)
             return results
-        if compact and ended > seen and len(batch) - ended <= LEAVE * len(batch):
+        if compact and ended > ended_before and len(batch) - ended <= LEAVE * len(batch):
             running = batch.state[STATUS] == RUNNING
             results.collect(method, batch, (~running).nonzero().flatten())
             index = running.nonzero().flatten()
             for part in (method, batch, *([watcher] if watcher is not None else [])):
                 part.keep(index)
             ended = 0
-        seen = ended
+        ended_before = ended
 
 
 def attempts(method: Any, batch: Judged, watcher: Any, count: int = 1) -> None:

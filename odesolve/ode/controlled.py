@@ -83,25 +83,25 @@ class Controlled:
         # nobody looks on where there is nothing to look for
         watcher = record if record is not None or watch.idle else watch
         calls = budget(self.max_calls)
-        made = make()
+        stepper = make()
         results = None
         with Bar(100.0, self.progress, "%") as tick:
-            seen = _in_percent(tick, times)
+            listener = _in_percent(tick, times)
             for part in stretches(times[0], times[-1], self.stops, drift.start.dtype):
                 here = _on(part, drift, results)
                 if results is not None:
-                    made = make()
+                    stepper = make()
                 watch.drift = here
-                batch = Batch(here, made.blocks, self._settings(made), *scales)
+                batch = Batch(here, stepper.blocks, self._settings(stepper), *scales)
                 batch.bound(part.last, self._shortest(span))
-                _begin(made, batch, part, self._first_step(method), results)
-                left = integrate(made, batch, watcher, every, self.compact, seen, calls)
+                _begin(stepper, batch, part, self._first_step(method), results)
+                left = integrate(stepper, batch, watcher, every, self.compact, listener, calls)
                 results = _joined(results, left)
                 if self.stops and not bool((results.state[STATUS] == OK).any()):
                     break
         assert results is not None
         watch.drift = drift
-        details = Details(drift, results, watch.dense, times, scales, made)
+        details = Details(drift, results, watch.dense, times, scales, stepper)
         y = watch.finish(results.state[STATUS] == OK, results.y)
         return details, y, watch.events_found()
 
@@ -185,7 +185,8 @@ def _joined(before: Results | None, after: Results) -> Results:
         return after
     arrived = before.state[STATUS] == OK
     after.state = torch.where(arrived, after.state, before.state)
-    after.y = torch.where(arrived.view(-1, *[1] * (after.y.dim() - 1)), after.y, before.y)
+    rows = arrived.view(-1, *[1] * (after.y.dim() - 1))
+    after.y = torch.where(rows, after.y, before.y)
     return after
 
 

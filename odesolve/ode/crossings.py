@@ -182,13 +182,14 @@ def _near_start(value: Value, before: Tensor, after: Tensor, fresh: Tensor) -> _
     """Steps of rows that may still stand at the zero they start from, in pieces, the shortest
     first."""
     index = fresh.nonzero().flatten()
-    marks = torch.cat([before.new_zeros(1), 16.0 ** -torch.arange(NEAR_START, -1, -1).to(before)])
+    powers = torch.arange(NEAR_START, -1, -1).to(before)
+    marks = torch.cat([before.new_zeros(1), 16.0**-powers])
     rows = index.repeat_interleave(NEAR_START + 1)
     a, b = (x.repeat(len(index)) for x in (marks[:-1], marks[1:]))
     low, high = (value(rows, x) if len(rows) else a for x in (a, b))
-    return _sampled(
-        value, rows, a, b, before[rows].where(a == 0, low), after[rows].where(b == 1, high)
-    )
+    low = before[rows].where(a == 0, low)
+    high = after[rows].where(b == 1, high)
+    return _sampled(value, rows, a, b, low, high)
 
 
 def _sampled(
@@ -223,9 +224,9 @@ def _resolved(value: Value, pieces: _Pieces) -> _Pieces:
         between = values[NODES // 2]
         low = torch.cat([values[0], between])
         high = torch.cat([between, values[-1]])
-        pieces = _sampled(
-            value, rows.repeat(2), torch.cat([a, middle]), torch.cat([middle, b]), low, high
-        )
+        lefts = torch.cat([a, middle])
+        rights = torch.cat([middle, b])
+        pieces = _sampled(value, rows.repeat(2), lefts, rights, low, high)
     return _joined(*done, pieces)
 
 
@@ -267,7 +268,8 @@ def _changes(values: Tensor) -> Tensor:
     k)."""
     sign = values.sign()
     # torch's sign of NaN is 0
-    return (sign[:-1] != 0) & (sign[:-1] * sign[1:] <= 0) & ~values[1:].isnan()
+    before = sign[:-1]
+    return (before != 0) & (before * sign[1:] <= 0) & ~values[1:].isnan()
 
 
 def _dips(values: Tensor, slopes: Tensor, width: Tensor, margin: Tensor) -> Tensor:
@@ -279,7 +281,9 @@ def _dips(values: Tensor, slopes: Tensor, width: Tensor, margin: Tensor) -> Tens
     first = values[:-1].abs()
     last = values[1:].abs()
     meet = torch.minimum((first - last + up * width) / (down + up), width).clamp_min(0.0)
-    return (sign * values[1:].sign() > 0) & (down > 0) & (up > 0) & (first - down * meet <= margin)
+    same = sign * values[1:].sign() > 0
+    near = first - down * meet <= margin
+    return same & (down > 0) & (up > 0) & near
 
 
 def _deepened(value: Value, spans: _Spans) -> _Spans:
@@ -330,8 +334,11 @@ def _within(value: Value, spans: _Spans) -> Tensor:
     """Where in these spans the function is 0."""
     if not len(spans.rows):
         return spans.a
+    width = spans.b - spans.a
     return find_zero(
-        lambda x: value(spans.rows, spans.a + (spans.b - spans.a) * x), spans.low, spans.high
+        lambda x: value(spans.rows, spans.a + width * x),
+        spans.low,
+        spans.high,
     )
 
 
@@ -357,12 +364,10 @@ def limit(
         rounding: (m,) what the function may be off by rounding of the time.
     """
     start = value(y)
-    noise = (
-        ROUNDING
-        * torch.finfo(y.dtype).eps
-        * y.abs().flatten(1).amax(1).view(-1, *[1] * (y.dim() - 1))
-    )
-    noise = noise.clamp_min(torch.finfo(y.dtype).tiny).expand_as(y)
+    info = torch.finfo(y.dtype)
+    largest = y.abs().flatten(1).amax(1)
+    noise = ROUNDING * info.eps * largest.view(-1, *[1] * (y.dim() - 1))
+    noise = noise.clamp_min(info.tiny).expand_as(y)
     floor = torch.maximum(rounding, _change(value, start, y, slope, noise))
     most = torch.maximum(floor, _change(value, start, y, slope, EXPLAINED * allowed + noise))
     both = torch.stack([start.clamp_min(0.0), (-start).clamp_min(0.0)]) + floor
@@ -379,6 +384,8 @@ def _change(
     """How much the function changes when every number of the state moves on by its ``by``, or all
     of them along the slope by as much on average."""
     pace = (slope / by).double().flatten(1).square().mean(1).sqrt().clamp_min(1e-300)
-    along = slope * pace.reciprocal().clamp_max(1e300).to(y.dtype).view(-1, *[1] * (y.dim() - 1))
+    scale = pace.reciprocal().clamp_max(1e300).to(y.dtype)
+    along = slope * scale.view(-1, *[1] * (y.dim() - 1))
     moves = (by * slope.sign(), along)
-    return torch.stack([(value(y + move) - start).abs() for move in moves]).amax(0).nan_to_num(0.0)
+    changes = [(value(y + move) - start).abs() for move in moves]
+    return torch.stack(changes).amax(0).nan_to_num(0.0)

@@ -103,7 +103,8 @@ def diagnose(
     t = state[T]
 
     def f(x: Tensor) -> Tensor:
-        return drift(drift.time(torch.full((1,), t, dtype=x.dtype, device=x.device)), x, args)
+        time = torch.full((1,), t, dtype=x.dtype, device=x.device)
+        return drift(drift.time(time), x, args)
 
     rtol, atol = (float(s[i]) if isinstance(s, Tensor) else s for s in tolerances)
     below = atol + rtol * y.abs() < torch.finfo(y.dtype).eps * y.abs()
@@ -124,7 +125,8 @@ def _radius(f, y: Tensor) -> float:
     """Spectral radius of df/dy by the power method; the product with a direction is a difference
     quotient."""
     at = f(y)
-    v = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(0)).to(y.device)
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(y.shape, dtype=y.dtype, generator=generator).to(y.device)
     size = 1.0 + float(y.norm())
     growth = 0.0
     for _ in range(ITERATIONS):

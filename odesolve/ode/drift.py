@@ -76,7 +76,9 @@ class Drift:
         pieces = [pairs(y) for y in _pieces(y0)[1]]
         if self.keys is not None:
             return torch.cat([y.reshape(self.rows, -1) for y in pieces], 1)
-        shape = (self.rows, *(self.shapes[0] or (() if self.tails[0] else (1,))), *self.tails[0])
+        tail = self.tails[0]
+        alone = () if tail else (1,)
+        shape = (self.rows, *(self.shapes[0] or alone), *tail)
         return pieces[0].reshape(shape).clone(memory_format=torch.contiguous_format)
 
     def onward(self, y: Tensor, f: Callable[..., Any] | None = None) -> Drift:
@@ -161,8 +163,9 @@ class Drift:
         (times, B, ...), are kept."""
         lead = y.shape[: y.dim() - self.start.dim()]
         if self.keys is None:
-            whole = y if self.by_sample else y.reshape((*lead, *self.shapes[0], *self.tails[0]))
-            return numbers(whole) if self.tails[0] else whole
+            tail = self.tails[0]
+            whole = y if self.by_sample else y.reshape((*lead, *self.shapes[0], *tail))
+            return numbers(whole) if tail else whole
         lead = (*lead, y.shape[len(lead)]) if self.by_sample else lead
         flat = y if self.by_sample else y.squeeze(len(lead))
         parts = zip(flat.split(self.sizes, -1), self.shapes, self.tails, strict=True)
@@ -186,9 +189,8 @@ class Drift:
         pieces = [out[k] for k in self.keys] if self.keys else pieces
         if any(x.shape != (*lead, *s) for x, s in zip(pieces, self.shapes, strict=True)):
             raise self._misfit(out, y)
-        return torch.cat(
-            [self._real(x, i).reshape(y.shape[0], -1) for i, x in enumerate(pieces)], 1
-        )
+        parts = [self._real(x, i).reshape(y.shape[0], -1) for i, x in enumerate(pieces)]
+        return torch.cat(parts, 1)
 
     def _misfit(self, out: Any, y: Tensor) -> OdesolveError:
         def shape(x: Any) -> object:

@@ -115,7 +115,9 @@ class ExponentialPair:
         args = batch.drift.args_of(batch.rows[index])
         e1 = batch.drift(batch.drift.time((lam + h).to(y0.dtype)), y1, args)
         batch.state[NFE, index] += 1.0
-        return hermite(y0, y1, self._slope(lam, y0, e0), self._slope(lam + h, y1, e1), h)
+        f0 = self._slope(lam, y0, e0)
+        f1 = self._slope(lam + h, y1, e1)
+        return hermite(y0, y1, f0, f1, h)
 
     def _slope(self, lam: Tensor, y: Tensor, noise: Tensor) -> Tensor:
         """dx/dlam = (d log alpha / dlam) x - sigma noise."""
@@ -148,7 +150,11 @@ def _second(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
     (a0, _), (a1, s1), (a, s) = at
     whole = -s * torch.expm1(h)
     grow = a / a0 - 1
-    return [[a1 / a0 - 1, -s1 * torch.expm1(0.5 * h)], [grow, whole, 0 * h], [grow, 0 * h, whole]]
+    return [
+        [a1 / a0 - 1, -s1 * torch.expm1(0.5 * h)],
+        [grow, whole, 0 * h],
+        [grow, 0 * h, whole],
+    ]
 
 
 def _third(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
@@ -169,8 +175,12 @@ def _third(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
 
 def _bend(h: Tensor) -> Tensor:
     """expm1(h) / h - 1 without cancellation near 0."""
-    series = h / 2 * (1 + h / 3 * (1 + h / 4 * (1 + h / 5 * (1 + h / 6 * (1 + h / 7)))))
-    return torch.where(h.abs() < 0.02, series, torch.expm1(h) / h.where(h != 0, 1.0) - 1)
+    series = 1 + h / 7
+    for k in (6, 5, 4, 3):
+        series = 1 + h / k * series
+    series = h / 2 * series
+    exact = torch.expm1(h) / h.where(h != 0, 1.0) - 1
+    return torch.where(h.abs() < 0.02, series, exact)
 
 
 def _weights(rows: Rows, still: Tensor) -> Tensor:

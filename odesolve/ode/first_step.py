@@ -29,19 +29,23 @@ def starting_step(
     y = drift.start
     size = size_of(y)
     slope = size_of(f0)
-    h0 = (0.01 * size / slope).where((size >= 1e-5) & (slope >= 1e-5), 1e-6).clamp_max(abs(span))
+    large = (size >= 1e-5) & (slope >= 1e-5)
+    h0 = (0.01 * size / slope).where(large, 1e-6).clamp_max(abs(span))
     h0 = h0.where(h0.isfinite(), 0.01 * abs(span)).copysign(span)
     there = torch.empty_like(y)
     bend = torch.empty_like(y)
     one = torch.ones_like(h0)
-    dispatch.combine([there], [y, f0], torch.stack([one, h0], 1)[:, None], [-1])
+    euler = torch.stack([one, h0], 1)[:, None]
+    dispatch.combine([there], [y, f0], euler, [-1])
     f1 = drift(drift.time((t + h0).to(y.dtype)), there)
-    dispatch.combine([bend], [f1, f0], torch.stack([1 / h0, -1 / h0], 1)[:, None], [-1])
+    difference = torch.stack([1 / h0, -1 / h0], 1)[:, None]
+    dispatch.combine([bend], [f1, f0], difference, [-1])
     steepest = torch.maximum(slope, size_of(bend))
     h1 = (0.01 / steepest) ** (1 / order)
     h1 = h1.where(steepest > 1e-15, (h0.abs() * 1e-3).clamp_min(1e-6))
     h = torch.minimum(100 * h0.abs(), h1)
     # Rounded to float32: the last bits of a power depend on where in a tensor it stands, and a
     # sample shall not.
-    h = h.where(h.isfinite() & (h > 0), h0.abs()).clamp_max(abs(span)).float().double()
+    h = h.where(h.isfinite() & (h > 0), h0.abs())
+    h = h.clamp_max(abs(span)).float().double()
     return h.copysign(h0)

@@ -75,27 +75,31 @@ class ESDIRK:
         to four of them."""
         out: list[Row] = [()]
         for i in range(1, len(self.a)):
-            near = sorted(range(i), key=lambda j: (abs(self.c[j] - self.c[i]), -j))
+            at = self.c[i]
+            near = sorted(range(i), key=lambda j: (abs(self.c[j] - at), -j))
             nodes: list[int] = []
             for j in near:
-                if all(abs(self.c[j] - self.c[m]) > 1e-3 for m in nodes) and len(nodes) < 4:
+                apart = all(abs(self.c[j] - self.c[m]) > 1e-3 for m in nodes)
+                if apart and len(nodes) < 4:
                     nodes.append(j)
-            out.append(
-                tuple(
-                    _lagrange(self.c, nodes, j, self.c[i]) if j in nodes else 0.0 for j in range(i)
-                )
-            )
+            weights = (_lagrange(self.c, nodes, j, at) if j in nodes else 0.0 for j in range(i))
+            out.append(tuple(weights))
         return out
 
 
 def _lagrange(c: Row, nodes: list[int], j: int, at: float) -> float:
-    return math.prod((at - c[m]) / (c[j] - c[m]) for m in nodes if m != j)
+    others = [c[m] for m in nodes if m != j]
+    return math.prod((at - other) / (c[j] - other) for other in others)
 
 
 def _kvaerno3() -> ESDIRK:
     # the root of 6 g^3 - 18 g^2 + 9 g - 1 that makes the method L-stable
     g = 0.43586652150845899942
-    two = (-(4 * g * g - 6 * g + 1) / (4 * g), (1 - 2 * g) / (4 * g), g)
+    two = (
+        -(4 * g * g - 6 * g + 1) / (4 * g),
+        (1 - 2 * g) / (4 * g),
+        g,
+    )
     three = (
         (6 * g - 1) / (12 * g),
         -1 / ((24 * g - 12) * g),
@@ -166,10 +170,14 @@ class Implicit:
         kept = (1.0, IF_KEPT)
         took = (1.0, IF_TOOK)
         select = [[kept, took, none, none], [none, none, kept, took]]
-        rows = [[[(w, BY_STEP) for w in row[:-1]]] for row in self.pair.a[1:]]
-        guesses = [[[(w * self.pair.gamma, BY_STEP) for w in row]] for row in self.guesses[1:]]
-        bases = [[[none, *r[0]], [none, *g[0]]] for r, g in zip(rows, guesses, strict=True)]
-        return [select, *bases, [[(w, BY_STEP) for w in self.pair.error]]]
+        gamma = self.pair.gamma
+        bases = []
+        for weights, guess in zip(self.pair.a[1:], self.guesses[1:], strict=True):
+            row = [(w, BY_STEP) for w in weights[:-1]]
+            first = [(w * gamma, BY_STEP) for w in guess]
+            bases.append([[none, *row], [none, *first]])
+        error = [(w, BY_STEP) for w in self.pair.error]
+        return [select, *bases, [error]]
 
     def start(self, batch: Batch, f0: Tensor) -> None:
         """Take the first state and f there."""
@@ -243,7 +251,8 @@ class Implicit:
     def keep(self, index: Tensor) -> None:
         """Go on with these of the running samples."""
         a = self.last
-        self.last = Attempt(a.y[index], a.y1[index], [a.k[0][index], a.k[-1][index]])
+        slopes = [a.k[0][index], a.k[-1][index]]
+        self.last = Attempt(a.y[index], a.y1[index], slopes)
         self.newton.keep(index)
 
     def replace(self, index: Tensor, y: Tensor) -> None:

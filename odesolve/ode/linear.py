@@ -50,23 +50,26 @@ class Jacobian:
         here = self.drift(t, y, args)
         info = torch.finfo(y.dtype)
         size = y.abs()
-        size = torch.maximum(size, SMALL * columns(size.flatten(1).amax(1), y)).clamp_min(info.eps)
-        step = columns(info.eps**0.5 / (v / size).flatten(1).abs().amax(1).clamp_min(info.tiny), y)
+        largest = columns(size.flatten(1).amax(1), y)
+        size = torch.maximum(size, SMALL * largest).clamp_min(info.eps)
+        length = (v / size).flatten(1).abs().amax(1).clamp_min(info.tiny)
+        step = columns(info.eps**0.5 / length, y)
         return (self.drift(t, y + step * v, args) - here) / step
 
     def matrix(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """J (B, N, N) at (t, y): the work of N evaluations."""
-        unit = torch.eye(y[0].numel(), dtype=y.dtype, device=y.device).view(-1, *y.shape[1:])
+        unit = torch.eye(y[0].numel(), dtype=y.dtype, device=y.device)
+        unit = unit.view(-1, *y.shape[1:])
         if self.exact:
             try:
                 chunk = max(1, CHUNK // y.numel())
-                rows = slopes(
-                    lambda z: self.drift(t, z, args), y, unit[:, None].expand(-1, *y.shape), chunk
-                )
+                directions = unit[:, None].expand(-1, *y.shape)
+                rows = slopes(lambda z: self.drift(t, z, args), y, directions, chunk)
                 return rows.flatten(2).permute(1, 2, 0)
             except FAILURES as e:
                 self._inexact(e)
-        return torch.stack([self.product(t, y, v.expand_as(y), args).flatten(1) for v in unit], 2)
+        products = [self.product(t, y, v.expand_as(y), args).flatten(1) for v in unit]
+        return torch.stack(products, 2)
 
     def _inexact(self, error: Exception) -> None:
         if own_error(error):
@@ -110,17 +113,17 @@ class Factored:
         if len(index):
             drift = self.jacobian.drift
             args = drift.args_of(self.rows[index])
-            self.j[index] = self.jacobian.matrix(drift.time(t[index].to(y.dtype)), y[index], args)
+            time = drift.time(t[index].to(y.dtype))
+            self.j[index] = self.jacobian.matrix(time, y[index], args)
             self.fresh[index] = True
             spent[index] += self.j.shape[1]
         factor = wanted | ((s / self.shift - 1).abs() > DRIFTED) & (s != 0)
         index = factor.nonzero().flatten()
         if len(index):
-            m = (
-                torch.eye(self.j.shape[1], dtype=y.dtype, device=y.device)
-                - s[index, None, None].to(y.dtype) * self.j[index]
-            )
-            m = m.where(m.isfinite().all(2).all(1)[:, None, None], 0.0)  # singular: the step fails
+            eye = torch.eye(self.j.shape[1], dtype=y.dtype, device=y.device)
+            m = eye - s[index, None, None].to(y.dtype) * self.j[index]
+            finite = m.isfinite().all(2).all(1)
+            m = m.where(finite[:, None, None], 0.0)  # singular: the step fails
             self.lu[index], self.pivots[index], _ = torch.linalg.lu_factor_ex(m)
             self.shift[index] = s[index]
         return True
@@ -137,7 +140,8 @@ class Factored:
     ) -> Tensor:
         """x (B, ...). Where the factors are those of another s, 2 / (1 + s / their s) corrects the
         stiff part (CVODE)."""
-        x = torch.linalg.lu_solve(self.lu, self.pivots, r.flatten(1)[..., None])[..., 0].view_as(r)
+        right = r.flatten(1)[..., None]
+        x = torch.linalg.lu_solve(self.lu, self.pivots, right)[..., 0].view_as(r)
         ratio = (s / self.shift).where(s != 0, 1.0)
         return x * columns(2 / (1 + ratio), x)
 
@@ -246,7 +250,8 @@ class _Triangular:
     the batch, whose residuals have this size at first."""
 
     def __init__(self, size: Tensor, most: int):
-        self.upper = torch.eye(most, dtype=size.dtype, device=size.device).repeat(len(size), 1, 1)
+        eye = torch.eye(most, dtype=size.dtype, device=size.device)
+        self.upper = eye.repeat(len(size), 1, 1)
         self.g = size.new_zeros(len(size), most + 1)
         self.g[:, 0] = size
         self.turns: list[tuple[Tensor, Tensor]] = []

@@ -47,7 +47,8 @@ class Alive:
         self.state[NFE] = self.state[NFE].masked_fill(lost, self.step * self.drifts)
         self.state[STATUS] = self.state[STATUS].masked_fill(lost, DIVERGED)
         ok = (self.state[STATUS] == OK).double()
-        combine((new,), (new, old), torch.stack([ok, 1 - ok], 1)[:, None], (-1,))
+        choice = torch.stack([ok, 1 - ok], 1)[:, None]
+        combine((new,), (new, old), choice, (-1,))
 
     def masked(self, y: Tensor) -> Tensor:
         """The states, with NaN for samples that have ended."""
@@ -59,7 +60,8 @@ class Alive:
     def finish(self, t: float | Tensor) -> Tensor:
         """The control state of a solve that went on to t."""
         ok = self.state[STATUS] == OK
-        for row, value in ((T, t), (STEPS, self.step), (NFE, self.step * self.drifts)):
+        values = {T: t, STEPS: self.step, NFE: self.step * self.drifts}
+        for row, value in values.items():
             self.state[row] = torch.where(ok, value, self.state[row])
         return self.state
 

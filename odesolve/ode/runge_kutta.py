@@ -70,7 +70,8 @@ class RungeKutta:
         self.third = torch.empty(len(like), dtype=torch.float64, device=like.device)
         for _ in range(self.depth - 1):
             fresh = [torch.empty_like(like) for _ in range(3)]
-            self.attempts.append(Attempt(fresh[0], fresh[1], [fresh[2]] * (self.pair.stages + 1)))
+            y, y1, slope = fresh
+            self.attempts.append(Attempt(y, y1, [slope] * (self.pair.stages + 1)))
 
     @property
     def last(self) -> Attempt:
@@ -137,7 +138,8 @@ class RungeKutta:
         powers = self.dense.shape[1]
         out = torch.empty(powers + 1, *y.shape, dtype=y.dtype, device=y.device)
         out[0] = y
-        dispatch.combine(list(out[1:]), [k[j] for j in columns], weights, [-1] * powers)
+        used_slopes = [k[j] for j in columns]
+        dispatch.combine(list(out[1:]), used_slopes, weights, [-1] * powers)
         return out
 
     def _complete(
@@ -153,10 +155,12 @@ class RungeKutta:
         drift = batch.drift
         args = drift.args_of(rows)
         known = len(k)
-        columns = [[], *([] for _ in k[1:]), *(used(row) for _, row in self.pair.extra)]
+        columns: list[list[int]] = [[] for _ in k]
+        columns += [used(row) for _, row in self.pair.extra]
         weights: list[Tensor | None] = [None] * known
         for (_, row), places in zip(self.pair.extra, columns[known:], strict=True):
-            table = torch.tensor([[0.0, *(row[j] for j in places)]], dtype=h.dtype, device=h.device)
+            entries = [0.0, *(row[j] for j in places)]
+            table = torch.tensor([entries], dtype=h.dtype, device=h.device)
             weights.append(h[:, None, None] * table)
 
         def slope(i: int, at: Tensor) -> Tensor:
@@ -189,7 +193,8 @@ class Recipe(NamedTuple):
 def _recipe(pair: Pair) -> Recipe:
     states = [[row] for row in (*pair.a[2:], pair.b)]
     # the step itself stands above each error, for the state that tolerances are scaled by
-    norms = [[(*pair.b, 0.0), row] for row in (pair.error, pair.error_third) if row is not None]
+    errors = [row for row in (pair.error, pair.error_third) if row is not None]
+    norms = [[(*pair.b, 0.0), row] for row in errors]
     columns = [_columns(rows) for rows in states]
     judged = [_columns(rows) for rows in norms]
     blocks = [_selection(pair)]

@@ -121,7 +121,8 @@ def moved(y: Tensor, weights: Row, slopes: Sequence[Tensor], h: float | Tensor) 
     columns = used(weights)
     out = torch.empty_like(y)
     ins = (y, *(slopes[j] for j in columns))
-    dispatch.combine((out,), ins, block((0.0,), [weights[j] for j in columns], h), FIRST)
+    row = [weights[j] for j in columns]
+    dispatch.combine((out,), ins, block((0.0,), row, h), FIRST)
     return out
 
 
@@ -148,4 +149,5 @@ def block(firsts: Sequence[float], row: Sequence[float], h: float | Tensor) -> W
     if not isinstance(h, Tensor):
         return [[first, *(h * w for w in row)] for first in firsts]
     steps = [h * w for w in row]
-    return torch.stack([torch.stack([torch.full_like(h, first), *steps], 1) for first in firsts], 1)
+    rows = [torch.stack([torch.full_like(h, first), *steps], 1) for first in firsts]
+    return torch.stack(rows, 1)

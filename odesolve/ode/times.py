@@ -50,7 +50,8 @@ def output_times(t: Any) -> Times:
 
 def _of_samples(given: Tensor) -> Tensor:
     steps = given.diff(dim=1)
-    good = given.isfinite().all(1) & ((steps > 0).all(1) | (steps < 0).all(1))
+    one_way = (steps > 0).all(1) | (steps < 0).all(1)
+    good = given.isfinite().all(1) & one_way
     if steps.numel() == 0:
         raise OdesolveError(f"t has shape {tuple(given.shape)}: give each sample {EXPECTED}")
     if not bool(good.all()):

@@ -36,9 +36,8 @@ class StepMarks:
         """How many of the times but the last these samples have reached at times t (n,)."""
         if not isinstance(self.sign, Tensor):
             return torch.searchsorted(self.inner, self.sign * t, right=True)
-        return torch.searchsorted(self.inner[rows], (self.sign[rows] * t)[:, None], right=True)[
-            :, 0
-        ]
+        ahead = (self.sign[rows] * t)[:, None]
+        return torch.searchsorted(self.inner[rows], ahead, right=True)[:, 0]
 
     def at(self, place: Tensor, rows: Tensor) -> Tensor:
         """The times of these numbers of these samples."""
@@ -221,11 +220,11 @@ class StepWatch:
         slope = piece.coefficients[1]
         args = self.drift.args_of(piece.rows)
         eps = ULPS * torch.finfo(y.dtype).eps * piece.t0.abs()
-        start, later = (
-            self._value(event, t, y, args) for t in (piece.t0, piece.t0 + piece.h.sign() * eps)
-        )
+        start = self._value(event, piece.t0, y, args)
+        later = self._value(event, piece.t0 + piece.h.sign() * eps, y, args)
+        shape = (-1, *[1] * (y.dim() - 1))
         rtol, atol = (
-            s[index].to(y.dtype).view(-1, *[1] * (y.dim() - 1)) if isinstance(s, Tensor) else s
+            s[index].to(y.dtype).view(shape) if isinstance(s, Tensor) else s
             for s in (batch.rtol, batch.atol)
         )
         return limit(
@@ -264,7 +263,8 @@ class StepWatch:
 
     def finish(self, arrived: Tensor, y: Tensor) -> Tensor:
         """The states at all output times; those of samples (B,) that arrived are y at the last."""
-        self.y[-1] = torch.where(arrived.view(-1, *[1] * (y.dim() - 1)), y, self.y[-1])
+        rows = arrived.view(-1, *[1] * (y.dim() - 1))
+        self.y[-1] = torch.where(rows, y, self.y[-1])
         return self.y
 
     def events_found(self) -> list[Found]:

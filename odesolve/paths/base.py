@@ -76,10 +76,10 @@ def prediction_named(given: object) -> str:
             f"unknown prediction {given!r}: did you mean 'edm', EDM's network within its "
             "preconditioning?"
         )
-    found = ELSEWHERE.get(word, word)
-    if found not in PREDICTIONS:
+    name = ELSEWHERE.get(word, word)
+    if name not in PREDICTIONS:
         raise unknown("prediction", given, PREDICTIONS, ELSEWHERE)
-    return found
+    return name
 
 
 @dataclass(frozen=True)
@@ -379,14 +379,14 @@ def check_numbers(path: Path, **limits: float) -> None:
     largest of some."""
     for field in dataclasses.fields(path):
         given = getattr(path, field.name)
-        found = real(
+        number = real(
             f"{type(path).__name__} {field.name}",
             given,
             "a finite number",
             most=limits.get(field.name, math.inf),
         )
         if type(given) not in (int, float):
-            object.__setattr__(path, field.name, found)
+            object.__setattr__(path, field.name, number)
 
 
 def require(condition: bool, message: str) -> None:

@@ -16,8 +16,8 @@ def matplotlib() -> Any:
         raise ImportError("plots need matplotlib: pip install 'odesolve[plot]'") from e
 
     def figure(**options):
-        made = Figure(**options)
-        FigureCanvasAgg(made)
-        return made
+        sheet = Figure(**options)
+        FigureCanvasAgg(sheet)
+        return sheet
 
     return figure

@@ -104,11 +104,11 @@ def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **co
     )
     choice = default_choice(path, nfe)
     chosen = choice.grid if rule is None else rule
-    made = plan(choice.solver, path, nfe, chosen, **{**choice.options, **common})
+    chosen_plan = plan(choice.solver, path, nfe, chosen, **{**choice.options, **common})
     # the analytic first step saved one: spend it on a step more
-    if made.nfe == nfe - 1 and not listed:
-        made = plan(choice.solver, path, nfe + 1, chosen, **{**choice.options, **common})
-    return made
+    if chosen_plan.nfe == nfe - 1 and not listed:
+        chosen_plan = plan(choice.solver, path, nfe + 1, chosen, **{**choice.options, **common})
+    return chosen_plan
 
 
 def default_grid(path: Path, solver: SolverLike) -> Grid:

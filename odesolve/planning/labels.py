@@ -66,16 +66,15 @@ def parse_label(text: str, steps: int | None = None) -> Label:
     if entry is None or (
         entry.name != name and (name in LABELS or (options and options.keys() <= CONFIG))
     ):
-        found = understood(name, options, steps)
-        if found is not None:
-            entry = REGISTRY.find(found.solver)
-            options = dict(found.options)
+        sampler = understood(name, options, steps)
+        if sampler is not None:
+            entry = REGISTRY.find(sampler.solver)
+            options = dict(sampler.options)
             _check_options(entry, options)
             options = {k: v for k, v in options.items() if k in FLAGS or v != entry.options[k]}
-            grid = (
-                None if found.schedule is None else GRIDS[OURS.get(found.schedule, found.schedule)]
-            )
-            return Label(entry.name, options, grid, found.reverse)
+            schedule = sampler.schedule
+            grid = None if schedule is None else GRIDS[OURS.get(schedule, schedule)]
+            return Label(entry.name, options, grid, sampler.reverse)
     if entry is None:
         refuse_elsewhere(name)
         raise unknown("solver", name, {**REGISTRY, **REGISTRY.special}, all_names(), ELSEWHERE)

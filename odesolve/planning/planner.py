@@ -83,7 +83,7 @@ def plan(
     entry = _entry(solver, options)
     entry.check_options(options)
     rule = check_grid(rule_of("uniform" if grid is None else grid))
-    chosen = tuple(sorted((name, kept(name, value)) for name, value in options.items()))
+    chosen = tuple(sorted((name, hashable(name, value)) for name, value in options.items()))
     return _plan(entry, path, _count(steps, rule), rule, *flags, chosen)
 
 
@@ -110,16 +110,16 @@ def _count(steps: object, rule: grids.Grid) -> int:
     return listed
 
 
-def kept(name: str, value: object) -> object:
+def hashable(name: str, value: object) -> object:
     """``frozen``, of what a cache can hold. Raises OdesolveError for the rest."""
     value = value.item() if isinstance(value, Tensor) and value.dim() == 0 else value
     try:
-        hash(found := frozen(value))
+        hash(plain := frozen(value))
     except TypeError as e:
         raise OdesolveError(
             f"{name}={short(value)}: give a number, a name, or a list of such"
         ) from e
-    return found
+    return plain
 
 
 @functools.lru_cache(1024)
@@ -198,7 +198,7 @@ def _tableau_entry(tableau: Tableau) -> Solver:
 def load_plan(text: str, path: Path | None = None) -> Plan:
     """The plan in a JSON text, with the path that it names (give the path if that is a table of
     your own)."""
-    found = read_plan(text, lambda spec: from_spec(spec) if path is None and spec else path)
+    stored = read_plan(text, lambda spec: from_spec(spec) if path is None and spec else path)
     if path is not None:
-        check_path(found, path)
-    return found
+        check_path(stored, path)
+    return stored

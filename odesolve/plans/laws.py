@@ -117,7 +117,7 @@ class _Check:
         columns = [self.known.get(n, _NO_MEAN) for n in i.inputs]
         for output, row in zip(i.outputs, i.weights, strict=True):
             value = _weighted(row, columns)
-            drawn = _drawn(row, i.inputs, self.noises) if self.noisy else {}
+            drawn = _draw_coefficients(row, i.inputs, self.noises) if self.noisy else {}
             if len(drawn) > MOST * (self.steps + 1):
                 raise PlanError(
                     f"{output.name!r} carries {len(drawn)} draws of noise over {self.steps} steps"
@@ -159,7 +159,7 @@ def _weighted(row: tuple[float, ...], columns: list[Sized]) -> Sized:
     return [(a, size_a), (b, size_b)]
 
 
-def _drawn(
+def _draw_coefficients(
     row: tuple[float, ...], inputs: tuple[str, ...], noises: Mapping[str, dict[str, float]]
 ) -> dict[str, float]:
     """Coefficients of the draws in the combination of inputs, directly or through values that carry

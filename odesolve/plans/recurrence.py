@@ -24,7 +24,7 @@ from odesolve.plans.plan import Plan
 
 STATE = "y"  # the state of the latest call, in which everything that is still read is expressed
 ROUNDED = 1e-12  # a coefficient below this fraction of the terms it is left over from is none
-DEEPEST = 6  # past evaluations a row may read
+DEEPEST = 6  # past evaluations that a row may read
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _States:
         self.values[i.output] = LinearForm({str(number): 1.0})
 
     def combine(self, _: int, i: Combine) -> None:
-        """Substitute, and keep what a plan keeps in the place of an evaluation."""
+        """Substitute, and keep what a plan keeps instead of an evaluation."""
         if self.forgotten:
             return
         for output, terms in i.rows:

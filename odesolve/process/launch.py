@@ -75,8 +75,8 @@ def own_device(launch: Launch | None = None) -> None:
     """Make "cuda" this process's own GPU: that of its local rank, or the only one that it sees."""
     launch = launched() if launch is None else launch
     if launch.by and torch.cuda.is_available():
-        seen = torch.cuda.device_count()
-        torch.cuda.set_device(launch.local % seen if seen else launch.local)
+        devices = torch.cuda.device_count()
+        torch.cuda.set_device(launch.local % devices if devices else launch.local)
 
 
 def _refuse_half(by: str, rank: str, count: str, env: Mapping[str, str]) -> None:

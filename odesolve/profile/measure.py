@@ -20,7 +20,7 @@ from odesolve.doors.values import named
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.functions.steadiness import warn_of_training
 from odesolve.lowering.lower import Program, lower
-from odesolve.lowering.scales import told
+from odesolve.lowering.scales import scale_for_report
 from odesolve.model.model import Model
 from odesolve.planning.planner import GridLike, SolverLike
 from odesolve.process.progress import Bar
@@ -264,14 +264,15 @@ def _reference(
 ) -> Reference:
     if given is None:
         return references.certified(model, z, tolerance, limit, tick)
-    found = given if isinstance(given, Reference) else Reference(given, EXACT)
-    samples("reference", found.x)
-    if found.x.shape != z.shape:
+    reference = given if isinstance(given, Reference) else Reference(given, EXACT)
+    samples("reference", reference.x)
+    if reference.x.shape != z.shape:
         raise OdesolveError(
-            f"the reference has shape {tuple(found.x.shape)} for noise of shape {tuple(z.shape)}: "
+            f"the reference has shape {tuple(reference.x.shape)} "
+            f"for noise of shape {tuple(z.shape)}: "
             "give end points of it"
         )
-    return found
+    return reference
 
 
 def _problem(model: Model, z: Tensor) -> dict:
@@ -283,7 +284,9 @@ def _problem(model: Model, z: Tensor) -> dict:
     return {
         "path": model.path.spec(),
         "predicts": model.predicts,
-        "guidance": told(model.reading.guidance.scale) if model.reading.guidance else None,
+        "guidance": scale_for_report(model.reading.guidance.scale)
+        if model.reading.guidance
+        else None,
         "shape": list(z.shape),
         "dtype": str(z.dtype).removeprefix("torch."),
         "device": f"{z.device.type} ({device}, {torch.get_num_threads()} threads)",

@@ -126,18 +126,18 @@ def advice(profile: Profile, metric: str = "median") -> list[str]:
     lines = []
     for p in profile.parallel:
         many = "1 sample" if p.batch == 1 else f"{p.batch} samples"
-        told = (
+        says = (
             f"{p.solver} on {p.grid}, {p.calls} calls, {many}: in parallel {p.rounds} rounds, "
             f"{p.evaluations:.0f} evaluations, "
             f"{1e3 * p.seconds:.1f} ms; one after another {1e3 * p.loop_seconds:.1f} ms"
         )
         reasons = _reasons(profile, p, metric)
         if p.seconds <= PAYS * p.loop_seconds:
-            told += f": {p.loop_seconds / p.seconds:.1f} times faster"
-            told += f", but {reasons[-1]}" if reasons and reasons[-1].startswith("a plan") else ""
+            says += f": {p.loop_seconds / p.seconds:.1f} times faster"
+            says += f", but {reasons[-1]}" if reasons and reasons[-1].startswith("a plan") else ""
         else:
-            told += f": it does not pay, {'; '.join(reasons)}"
-        lines.append(f"{told}.")
+            says += f": it does not pay, {'; '.join(reasons)}"
+        lines.append(f"{says}.")
     return [*lines, *_devices(profile)]
 
 

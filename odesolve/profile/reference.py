@@ -86,10 +86,10 @@ def certified(
         if bool(torch.isfinite(fine).all() and torch.isfinite(coarse).all()):
             gap = Comparison(fine)(coarse)
             agreed = gap.rmse <= tolerance * float(fine.double().square().mean().sqrt())
-            found = Reference(
+            candidate = Reference(
                 fine, Certificate(gap.rmse, gap.median, gap.worst, spent, agreed, how)
             )
-            best = found if best is None or gap.rmse < best.certificate.rms else best
+            best = candidate if best is None or gap.rmse < best.certificate.rms else best
             if agreed:
                 return best
         last = model.snap and size >= (model.path.training_steps or 0)

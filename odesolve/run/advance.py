@@ -88,25 +88,25 @@ class Cursor:
     def load(cls, program: Program, saved: Mapping) -> Cursor:
         """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError for all
         else, and for another plan."""
-        found = shaped(saved, Saved, SAVED, texts=True)
+        state_saved = shaped(saved, Saved, SAVED, texts=True)
         kept = (program.plan.to_json(), program.observe, program.stats)
-        if (found.plan, found.observe, found.stats) != kept:
+        if (state_saved.plan, state_saved.observe, state_saved.stats) != kept:
             raise OdesolveError(
                 "this cursor was saved from another plan: lower the plan in saved['plan'], as "
                 "ode.resume does"
             )
-        check_saved(program, found)
+        check_saved(program, state_saved)
         slots: list[Tensor | None] = [None] * program.slots
-        for i, value in found.slots.items():
+        for i, value in state_saved.slots.items():
             slots[i] = value.clone()
-        device = next(iter(found.slots.values())).device
-        state, network = (getattr(torch, name) for name in found.dtypes)
+        device = next(iter(state_saved.slots.values())).device
+        state, network = (getattr(torch, name) for name in state_saved.dtypes)
         return cls(
             program,
-            found.position,
+            state_saved.position,
             tuple(slots),
             (state, network),
-            found.keys,
+            state_saved.keys,
             table_on(program, device),
         )
 
@@ -249,7 +249,7 @@ def _block(
     streams = op.streams
     # the columns of streams follow those of inputs: noise from outside is more inputs
     if draw is not None and streams:
-        ins = [*ins, *(_drawn(draw, s, ins[0], dtypes[0]) for s in streams)]
+        ins = [*ins, *(_draw_noise(draw, s, ins[0], dtypes[0]) for s in streams)]
         streams = ()
     if buffers is not None and op.norm is None:
         outs: list[Tensor] = []
@@ -277,7 +277,7 @@ def _block(
         slots[slot] = out
 
 
-def _drawn(draw: Draw, stream: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+def _draw_noise(draw: Draw, stream: int, like: Tensor, dtype: torch.dtype) -> Tensor:
     z = torch.as_tensor(draw(stream), dtype=dtype, device=like.device)
     if z.shape == like.shape:
         return z
@@ -301,7 +301,7 @@ def _place(
         out = torch.empty_like(inputs[0])
     assert op.stream is not None
     if draw is not None:
-        out.copy_(_drawn(draw, op.stream, out, out.dtype))
+        out.copy_(_draw_noise(draw, op.stream, out, out.dtype))
     else:
         assert cursor.keys is not None
         normal(out, cursor.keys, op.stream)

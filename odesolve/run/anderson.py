@@ -34,7 +34,8 @@ class Mixing:
         residual = states - old
         if self.before is not None:
             dr = residual - self.before[1]
-            self.steps = [*self.steps, (dr, (old - self.before[0]).add_(dr))][-MEMORY:]
+            both = (old - self.before[0]).add_(dr)
+            self.steps = [*self.steps, (dr, both)][-MEMORY:]
         self.before = old, residual
         if not self.steps:
             return move
@@ -42,8 +43,10 @@ class Mixing:
         slot = torch.arange(len(states), device=states.device)[:, None]
         c = torch.where((slot > sure)[..., None], c, 0.0)
         flat = states.flatten(0, 1)
-        weights = torch.cat([torch.zeros_like(c[..., :1]), -c], -1).flatten(0, 1)[:, None]
-        combine([flat], [flat, *(both.flatten(0, 1) for _, both in self.steps)], weights, [0])
+        none = torch.zeros_like(c[..., :1])
+        weights = torch.cat([none, -c], -1).flatten(0, 1)[:, None]
+        changes = [both.flatten(0, 1) for _, both in self.steps]
+        combine([flat], [flat, *changes], weights, [0])
         moved = (states - old).flatten(0, 1)
         square = torch.empty(len(moved), dtype=torch.float64, device=moved.device)
         inner(square, moved, moved, 1.0 / max(1, moved[0].numel()))
@@ -58,10 +61,10 @@ class Mixing:
         right = torch.stack([_products(a, residual) for a in drs], -1).cumsum(0)
         damp = DAMPED * gram.diagonal(dim1=-2, dim2=-1).sum(-1) + 1e-300
         eye = torch.eye(len(drs), dtype=gram.dtype, device=gram.device)
-        found = torch.linalg.solve_ex(gram + damp[..., None, None] * eye, right[..., None]).result[
-            ..., 0
-        ]
-        return torch.where(torch.isfinite(found), found, 0.0)
+        damped = gram + damp[..., None, None] * eye
+        solution = torch.linalg.solve_ex(damped, right[..., None])
+        weights = solution.result[..., 0]
+        return torch.where(torch.isfinite(weights), weights, 0.0)
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:

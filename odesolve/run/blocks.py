@@ -115,18 +115,18 @@ class StepBlocks:
         requests = [lane.request(self.tally.open) for lane, _, _ in lanes]
         pending = [r for r in requests if r is not None]
         answers = iter(answered(self.model, self.tally.batch, pending))
-        seen = torch.zeros_like(self.tally.open)
+        active = torch.zeros_like(self.tally.open)
         for (lane, visit, n), request in zip(lanes, requests, strict=True):
             outputs = None
             if request is not None:
                 outputs = next(answers)
                 self.tally.evaluations[lane.rows] += 1
-                seen[lane.rows] = True
+                active[lane.rows] = True
             if lane.cursor is self.fine.cursor and not lane.made:
                 outputs = self._headed(lane, visit, n, outputs)
             self._go_on(lane, visit, n, outputs)
-        self.tally.sample_rounds += seen
-        self.tally.rounds += bool(seen.any())
+        self.tally.sample_rounds += active
+        self.tally.rounds += bool(active.any())
 
     def _headed(
         self,
@@ -138,7 +138,7 @@ class StepBlocks:
         """The first call of a block has been answered: the coarse solve, and a lane for those alone
         that are solved again."""
         if outputs is not None and (self.coarse is None or self.fine.kept[n + 1]):
-            visit.guessed(self._leaving(lane.held(outputs, self.model), n), lane.rows)
+            visit.guessed(self._leaving(lane.extrapolation(outputs, self.model), n), lane.rows)
         if self.coarse is None:
             visit.settle()
         elif self._shared(n):
@@ -281,9 +281,8 @@ class StepBlocks:
         entered: list[Tensor | None] = [None] * self.fine.cursor.program.slots
         for s, v in slots.items():
             entered[s] = v[on]
-        self.lanes.append(
-            (Lane(self.fine.cursor, self.fine.times, self.fine.calls[n], rows, entered), visit, n)
-        )
+        lane = Lane(self.fine.cursor, self.fine.times, self.fine.calls[n], rows, entered)
+        self.lanes.append((lane, visit, n))
         if self.coarse is not None and not self._shared(n):
             self.lanes.append((self._beside(rows, visit, n), visit, n))
 
@@ -317,13 +316,14 @@ def _near(x: Tensor, at: Tensor, tolerance: float) -> Tensor:
 
 
 def _where(mask: Tensor, yes: Slots, no: Slots) -> Slots:
-    """Slot by slot the one or the other, for each sample."""
+    """Slot by slot, each sample's value from ``yes`` or from ``no``."""
     if bool(mask.all()):
         return yes
-    return {
-        s: torch.where(mask.to(v.device).view(-1, *[1] * (v.dim() - 1)), v, no[s])
-        for s, v in yes.items()
-    }
+    out = {}
+    for s, v in yes.items():
+        rows = mask.to(v.device).view(-1, *[1] * (v.dim() - 1))
+        out[s] = torch.where(rows, v, no[s])
+    return out
 
 
 def _spread(old: Slots | None, new: Slots, rows: Tensor, batch: int) -> Slots:
@@ -334,8 +334,9 @@ def _spread(old: Slots | None, new: Slots, rows: Tensor, batch: int) -> Slots:
         return old or {}
     out = {}
     for s, v in new.items():
-        out[s] = (
-            v.new_zeros((batch, *v.shape[1:])) if old is None or s not in old else old[s].clone()
-        )
+        if old is None or s not in old:
+            out[s] = v.new_zeros((batch, *v.shape[1:]))
+        else:
+            out[s] = old[s].clone()
         out[s][rows.to(v.device)] = v
     return out

@@ -18,9 +18,9 @@ from odesolve.run.loop import iterate
 
 def visited(plan: Plan, model: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(times (n,), states (n, B, ...), data predictions (n, B, ...)) of all calls of a plan of one
-    evaluation a step, from x.
+    evaluation per step, from x.
 
-    Raises OdesolveError for plans with more evaluations a step, and for stochastic ones.
+    Raises OdesolveError for plans with more evaluations per step, and for stochastic ones.
     """
     if plan.nfe != plan.steps or plan.streams:
         kind = (
@@ -29,7 +29,7 @@ def visited(plan: Plan, model: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             else (f"makes {plan.nfe} evaluations in {plan.steps} steps")
         )
         raise OdesolveError(
-            f"coarse={plan.solver} {kind}: give a deterministic plan of one evaluation a step"
+            f"coarse={plan.solver} {kind}: give a deterministic plan of one evaluation per step"
         )
     program = lower(plan, model.path, model.reading_for(x.dtype), observe=True)
     states = [x]

@@ -103,7 +103,7 @@ class Lane:
             return model.functions
         return model.rows(self.rows, batch).functions
 
-    def held(self, outputs: Sequence[Tensor], model: Any) -> Lane:
+    def extrapolation(self, outputs: Sequence[Tensor], model: Any) -> Lane:
         """The same samples at the end of the part, had the network gone on to predict the data that
         it predicts here."""
         out = Lane(self.cursor, self.times, self.calls, self.rows, list(self.slots))

@@ -35,7 +35,8 @@ def langevin(z: Tensor, inputs: list[Tensor], given: tuple[float, ...]) -> Tenso
     inner(noise, z, z)
     inner(signal, score, score, 1.0 / (2.0 * scale * snr**2))
     eta = torch.where(signal > 0, noise / signal, 0.0)
-    weights = torch.stack([torch.zeros_like(eta), eta, (2.0 * eta).sqrt()], dim=1)[:, None]
+    row = [torch.zeros_like(eta), eta, (2.0 * eta).sqrt()]
+    weights = torch.stack(row, dim=1)[:, None]
     combine([z], [x, score, z], weights, [0])
     return z
 

@@ -33,13 +33,13 @@ def answered(model: Any, batch: int, requests: Sequence[Request]) -> list[list[T
         kinds.setdefault(request.branches, []).append(n)
     out: list[list[Tensor]] = [[] for _ in requests]
     for branches, members in kinds.items():
-        asked = [requests[n] for n in members]
+        joined = [requests[n] for n in members]
         rows, inputs, states, times = (
-            torch.cat([getattr(r, name) for r in asked])
+            torch.cat([getattr(r, name) for r in joined])
             for name in ("rows", "input", "state", "time")
         )
         outputs = model.rows(rows, batch).evaluate(inputs, states, times, branches)
-        sizes = [len(r.rows) for r in asked]
+        sizes = [len(r.rows) for r in joined]
         # the next call may write over them
         kept = outputs if len(kinds) == 1 else [o.clone() for o in outputs]
         for n, *parts in zip(members, *(o.split(sizes) for o in kept), strict=True):

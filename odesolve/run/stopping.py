@@ -76,7 +76,9 @@ class Stopping:
         self._refine(largest)
         by = self._slide(exact, good, error, left)
         gaps = left & (self.stride > 1)
-        flags = torch.stack([done.any(), bad.any(), (by > 0).any(), left.any(), gaps.any()])
+        slides = by > 0
+        # Read all at once: each look at a number makes the host wait for the device.
+        flags = torch.stack([mask.any() for mask in (done, bad, slides, left, gaps)])
         return Verdict(done, bad, by, *flags.tolist())
 
     def _done(self, good: Tensor, exact: Tensor) -> Tensor:

@@ -107,7 +107,8 @@ class Windows:
         if not len(p):
             return
         before = torch.where(self.known, self.slot, -1).cummax(0).values
-        after = torch.where(self.known, self.slot, self.size).flip(0).cummin(0).values.flip(0)
+        backwards = torch.where(self.known, self.slot, self.size).flip(0)
+        after = backwards.cummin(0).values.flip(0)
         low = before[p, b]
         high = after[p, b]
         between = high < self.size
@@ -116,7 +117,8 @@ class Windows:
         weights = torch.stack([1.0 - share, share], 1)[:, None]
         for held, first in ((self.answer, self.past), (self.at, 0)):
             out = held[first + p, b]
-            combine([out], [held[first + low, b], held[first + high, b]], weights, [-1])
+            ends = [held[first + low, b], held[first + high, b]]
+            combine([out], ends, weights, [-1])
             held[first + p, b] = out
         slope = (1.0 - share) * self.slope[low, b] + share * self.slope[high, b]
         self.slope[p, b] = torch.where(high > low, slope, 0.0)
@@ -153,7 +155,7 @@ class Windows:
         return bend
 
     def _answers(self, back: int) -> Tensor:
-        """The answers so many calls before those in the window."""
+        """The answers of the calls that come this far before those in the window."""
         return self.answer[self.past - back : self.past - back + self.size]
 
     def _size(self) -> Tensor:
@@ -185,13 +187,13 @@ class Windows:
         self.answer[self.past + s :, b] = self.answer[self.past + s - 1, b] if s else 0.0
 
     def slide(self, by: Tensor) -> Tensor:
-        """Move every sample's window on by so many calls (B,); calls that come in answer as the
+        """Move every sample's window on by ``by`` calls (B,); calls that come in answer as the
         last one did, until the network is called there. Which slots are new, (W, B)."""
         last = self.size - 1
         new = self.slot + by > last
-        self.x = self._taken(self.x, by)
-        self.answer = self._taken(self.answer, by)
-        self.at = self._taken(self.at, by)
+        self.x = self._gather(self.x, by)
+        self.answer = self._gather(self.answer, by)
+        self.at = self._gather(self.at, by)
         source = (self.slot + by).clamp_max(last), self.sample.expand(self.size, -1)
         self.slope = torch.where(new, 0.0, self.slope[source])
         self.known = self.known[source] & ~new
@@ -199,9 +201,9 @@ class Windows:
         self.origin = self.origin + by
         self.place = self._placed()
         if self.noise is not None:
-            self.noise = self._taken(self.noise, by)
+            self.noise = self._gather(self.noise, by)
         return new
 
-    def _taken(self, held: Tensor, by: Tensor) -> Tensor:
+    def _gather(self, held: Tensor, by: Tensor) -> Tensor:
         place = torch.arange(len(held), device=by.device)[:, None] + by
         return held[place.clamp_max(len(held) - 1), self.sample.expand_as(place)]

@@ -71,7 +71,8 @@ def _adams_row(
     nodes = [(p, k) for p, k in history if math.isfinite(c.tau(p))]
     offsets = [(c.tau(p) - c.tau(s)) / span for p, _ in nodes]
     weights = moment_weights(offsets, [1 / (k + 1) for k in range(len(nodes))])
-    return c.row(s, t, x, [(k, span * v) for (_, k), v in zip(nodes, weights, strict=True)])
+    terms = [(k, span * v) for (_, k), v in zip(nodes, weights, strict=True)]
+    return c.row(s, t, x, terms)
 
 
 def ipndm(w: Writer, *, order: int, clock: str, start: str = "ramp") -> None:
@@ -98,9 +99,8 @@ def ipndm(w: Writer, *, order: int, clock: str, start: str = "ramp") -> None:
             continue
         span = c.tau(t) - c.tau(s)
         weights = EQUAL_STEPS[len(history)]
-        x = w.step(
-            t, c.row(s, t, x, [(k, span * v) for k, v in zip(history, weights, strict=True)])
-        )
+        terms = [(k, span * v) for k, v in zip(history, weights, strict=True)]
+        x = w.step(t, c.row(s, t, x, terms))
 
 
 def _register_ab(order: int) -> None:

@@ -55,7 +55,8 @@ def ddpm(w: Writer, *, variance: str = "small") -> None:
                 s.sigma**2 * split.fresh,
             )
         else:
-            x = w.step(t, mean + (s.sigma * math.sqrt(split.fresh)) * w.noise(s, t), exact=False)
+            scale = s.sigma * math.sqrt(split.fresh)
+            x = w.step(t, mean + scale * w.noise(s, t), exact=False)
 
 
 @solver(
@@ -75,9 +76,8 @@ def euler_ancestral_rf(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> 
     here."""
     x = w.start
     for (s, t), (_, split) in zip(w.steps, lower_in_time(w, eta), strict=True):
-        x = w.step(
-            t, split_row(w, s, t, x, w.data(x, s), split, scale=s_noise), exact=s_noise == 1.0
-        )
+        row = split_row(w, s, t, x, w.data(x, s), split, scale=s_noise)
+        x = w.step(t, row, exact=s_noise == 1.0)
 
 
 def lower_in_time(w: Writer, eta: float) -> list[tuple[Point, Split]]:
@@ -87,15 +87,17 @@ def lower_in_time(w: Writer, eta: float) -> list[tuple[Point, Split]]:
         raise PlanError(f"{w.solver}: eta={eta!r}: give a number from 0 (Euler) to 1")
     towards_data(w)
     end = w.path.t_data
-    downs = [
-        end + (t.t - end) * (1.0 + eta * ((t.t - end) / (s.t - end) - 1.0)) for s, t in w.steps
-    ]
+    downs = []
+    for s, t in w.steps:
+        share = (t.t - end) / (s.t - end)
+        downs.append(end + (t.t - end) * (1.0 + eta * (share - 1.0)))
     points = w.path.points(downs)
     ratios = [
         down.rho / t.rho if t.sigma > 0 else 1.0
         for (_, t), down in zip(w.steps, points, strict=True)
     ]
-    return [(p, Split(r**2, (1.0 - r) * (1.0 + r))) for p, r in zip(points, ratios, strict=True)]
+    splits = [Split(r**2, (1.0 - r) * (1.0 + r)) for r in ratios]
+    return list(zip(points, splits, strict=True))
 
 
 def _halfway_down(w: Writer, eta: float) -> list[Point]:
@@ -125,8 +127,10 @@ def dpmpp_2s_ancestral(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> 
     for (s, t), m in zip(w.steps, _halfway_down(w, eta), strict=True):
         data = w.data(x, s)
         if not singular(s, t):
-            data = w.data(w.stage(m, data_row(s, m, x, [(s, data)]), exact), m)
-        x = w.step(t, split_row(w, s, t, x, data, eta_split(s, t, eta), scale=s_noise), exact)
+            y = w.stage(m, data_row(s, m, x, [(s, data)]), exact)
+            data = w.data(y, m)
+        row = split_row(w, s, t, x, data, eta_split(s, t, eta), scale=s_noise)
+        x = w.step(t, row, exact)
 
 
 @solver(

@@ -41,7 +41,8 @@ def heun_step(
         return land(t, first_order(s, t, x, data), exact)
     y = w.stage(t, first_order(s, t, x, data), exact)
     slope = 0.5 * (noise_of(s, x, data) + noise_of(t, y, w.data(y, t)))
-    return land(t, (t.alpha / s.alpha) * x + (t.alpha * (t.rho - s.rho)) * slope, exact)
+    row = (t.alpha / s.alpha) * x + (t.alpha * (t.rho - s.rho)) * slope
+    return land(t, row, exact)
 
 
 def raise_noise(
@@ -53,9 +54,8 @@ def raise_noise(
 ) -> LinearForm:
     """The state at s taken back to the noisier point ``hat`` by noise of its own."""
     added = hat.alpha * math.sqrt((hat.rho - s.rho) * (hat.rho + s.rho))
-    return w.stage(
-        hat, (hat.alpha / s.alpha) * x + (added * s_noise) * w.fresh(s, hat), exact=s_noise == 1.0
-    )
+    row = (hat.alpha / s.alpha) * x + (added * s_noise) * w.fresh(s, hat)
+    return w.stage(hat, row, exact=s_noise == 1.0)
 
 
 def _hats(w: Writer, s_churn: float, s_tmin: float, s_tmax: float) -> list[Point]:
@@ -67,13 +67,17 @@ def _hats(w: Writer, s_churn: float, s_tmin: float, s_tmax: float) -> list[Point
     towards_data(w)
     top = w.path.point(w.path.t_noise).rho
     gamma = min(s_churn / len(w.steps), math.sqrt(2.0) - 1.0)
+    starts = [s for s, _ in w.steps]
     raised = [
-        min((1.0 + gamma) * s.rho, top) if s_tmin <= s.rho <= s_tmax else s.rho for s, _ in w.steps
+        min((1.0 + gamma) * s.rho, top) if s_tmin <= s.rho <= s_tmax else s.rho for s in starts
     ]
     finite = torch.tensor([r if math.isfinite(r) else 1.0 for r in raised], dtype=torch.float64)
-    found = w.path.points(w.path.t_of_rho(finite))
-    rises = [s.rho * (1.0 + 1e-9) < r < math.inf for (s, _), r in zip(w.steps, raised, strict=True)]
-    return [hat if rise else s for (s, _), rise, hat in zip(w.steps, rises, found, strict=True)]
+    points = w.path.points(w.path.t_of_rho(finite))
+    hats = []
+    for s, rho, hat in zip(starts, raised, points, strict=True):
+        rises = s.rho * (1.0 + 1e-9) < rho < math.inf
+        hats.append(hat if rises else s)
+    return hats
 
 
 def _churned(
@@ -194,4 +198,5 @@ def dpm2_churn(
             continue
         y = w.stage(m, first_order(hat, m, x, data), exact)
         slope = noise_of(m, y, w.data(y, m))
-        x = w.step(t, (t.alpha / hat.alpha) * x + (t.alpha * (t.rho - hat.rho)) * slope, exact)
+        row = (t.alpha / hat.alpha) * x + (t.alpha * (t.rho - hat.rho)) * slope
+        x = w.step(t, row, exact)

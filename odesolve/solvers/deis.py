@@ -36,7 +36,9 @@ def deis(
     check_start(start)
     x = w.start
     nodes = []
-    fractions = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}.get(degree, ()) if start == "single" else ()
+    fractions: tuple[float, ...] = ()
+    if start == "single":
+        fractions = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}.get(degree, ())
     inner = [w.between(inner_lam(r)) for r in fractions]
     for i, (s, t) in enumerate(w.steps):
         if start == "single" and i < degree - 1:
@@ -49,9 +51,13 @@ def deis(
             continue
         data = w.data(x, s)
         nodes = [(s, w.keep(noise_of(s, x, data))), *nodes[:degree]]
-        used = [n for n in nodes if math.isfinite(n[0].lam)][: len(w.steps) - i if taper else None]
+        left = len(w.steps) - i if taper else None
+        used = [n for n in nodes if math.isfinite(n[0].lam)][:left]
         regular = s.alpha > 0 and (t.sigma > 0 or basis != "lam")
-        x = w.step(t, _row(w, i, x, used, basis) if regular else first_order(s, t, x, data))
+        if regular:
+            x = w.step(t, _row(w, i, x, used, basis))
+        else:
+            x = w.step(t, first_order(s, t, x, data))
 
 
 def _row(
@@ -95,7 +101,8 @@ def _moments(w: Writer, basis: str, count: int, i: int) -> list[float]:
         starts = np.array([s.t for s, _ in w.steps])[:, None]
         spans = np.array([t.t - s.t for s, t in w.steps])[:, None]
         rho = w.path.rho(torch.from_numpy(starts + spans * g)).numpy()
-        w.tables["rho"] = [(rho @ (gw * k * g ** max(k - 1, 0))).tolist() for k in range(4)]
+        rules = [gw * k * g ** max(k - 1, 0) for k in range(4)]
+        w.tables["rho"] = [(rho @ rule).tolist() for rule in rules]
     return [t.rho - (s.rho if k == 0 else w.tables["rho"][k][i]) for k in range(count)]
 
 

@@ -105,15 +105,18 @@ def second_order_step(
     y = w.stage(m, noise_row(s, m, x, [(s, e0)]), exact)
     e1 = noise_of(m, y, w.data(y, m))
     mix = (1 - 0.5 / r) * e0 + (0.5 / r) * e1
-    return land(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(t.lam - s.lam)) * mix), e0
+    grown = math.expm1(t.lam - s.lam)
+    row = (t.alpha / s.alpha) * x - (t.sigma * grown) * mix
+    return land(t, row), e0
 
 
 @solver("dpm_solver_3", 3, 3, "Lu et al. 2022a (DPM-Solver), Algorithm 2", family=DPM_SOLVER)
 def dpm_solver_3(w: Writer) -> None:
     """DPM-Solver-3: stages at one and two thirds of the step in log-SNR."""
     x = w.start
-    inner = zip(w.steps, w.between(inner_lam(1 / 3)), w.between(inner_lam(2 / 3)), strict=True)
-    for (s, t), m1, m2 in inner:
+    first = w.between(inner_lam(1 / 3))
+    second = w.between(inner_lam(2 / 3))
+    for (s, t), m1, m2 in zip(w.steps, first, second, strict=True):
         x, _ = third_order_step(w, s, m1, m2, t, x)
 
 
@@ -139,11 +142,12 @@ def third_order_step(
     y = w.stage(m1, noise_row(s, m1, x, [(s, e0)]), exact)
     e1 = noise_of(m1, y, w.data(y, m1))
     bend = m2.sigma * r2 / r1 * (math.expm1(r2 * h) / (r2 * h) - 1)
-    row = (m2.alpha / s.alpha) * x - (m2.sigma * math.expm1(r2 * h)) * e0 - bend * (e1 - e0)
-    y = w.stage(m2, row, exact)
+    row = (m2.alpha / s.alpha) * x - (m2.sigma * math.expm1(r2 * h)) * e0
+    y = w.stage(m2, row - bend * (e1 - e0), exact)
     e2 = noise_of(m2, y, w.data(y, m2))
     bend = t.sigma / r2 * (math.expm1(h) / h - 1)
-    return land(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(h)) * e0 - bend * (e2 - e0)), e0
+    row = (t.alpha / s.alpha) * x - (t.sigma * math.expm1(h)) * e0
+    return land(t, row - bend * (e2 - e0)), e0
 
 
 @solver(
@@ -167,7 +171,8 @@ def dpm_solver_2m(w: Writer) -> None:
             x = w.step(t, noise_row(s, t, x, [(s, e)]))
         else:
             h = t.lam - s.lam
-            mix = e + (0.5 * h / (s.lam - last[0].lam)) * (e - last[1])
+            before, old = last
+            mix = e + (0.5 * h / (s.lam - before.lam)) * (e - old)
             x = w.step(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(h)) * mix)
         last = (s, e)
 

@@ -10,7 +10,7 @@ from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.families import DPMPP, RES
-from odesolve.solvers.generator import data_row, first_order, singular
+from odesolve.solvers.generator import data_row, first_order, latest, singular
 from odesolve.solvers.outside import TAPERED, TAPERED_RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
@@ -32,7 +32,8 @@ def exponential_ab(w: Writer, order: int, start: str, taper: bool) -> None:
             nodes = [(s, data), *nodes]
             continue
         nodes = [(s, data), *nodes[: order - 1]]
-        x = w.step(t, data_row(s, t, x, nodes[: len(w.steps) - i] if taper else nodes))
+        used = nodes[: len(w.steps) - i] if taper else nodes
+        x = w.step(t, data_row(s, t, x, used))
 
 
 def midpoint_step(
@@ -54,7 +55,8 @@ def midpoint_step(
 
 def midpoint_row(s: Point, t: Point, x: LinearForm, mix: LinearForm) -> LinearForm:
     """Exponential Euler row with the data prediction replaced by an extrapolated one."""
-    return (t.sigma / s.sigma) * x - (t.alpha * math.expm1(s.lam - t.lam)) * mix
+    grown = math.expm1(s.lam - t.lam)
+    return (t.sigma / s.sigma) * x - (t.alpha * grown) * mix
 
 
 @solver("dpmpp_2s", 2, 2, "Lu et al. 2022b (DPM-Solver++), Algorithm 1", family=DPMPP)
@@ -94,9 +96,11 @@ def third_order_step(
     r2 = 2 / 3
     y = w.stage(m1, data_row(s, m1, x, [(s, data)]))
     bend = m2.alpha * r2 / r1 * (math.expm1(-r2 * h) / (r2 * h) + 1)
-    y = w.stage(m2, midpoint_row(s, m2, x, data) + bend * (w.data(y, m1) - data))
+    rise = w.data(y, m1) - data
+    y = w.stage(m2, midpoint_row(s, m2, x, data) + bend * rise)
     bend = t.alpha / r2 * (math.expm1(-h) / h + 1)
-    return w.step(t, midpoint_row(s, t, x, data) + bend * (w.data(y, m2) - data)), data
+    rise = w.data(y, m2) - data
+    return w.step(t, midpoint_row(s, t, x, data) + bend * rise), data
 
 
 @solver(
@@ -160,7 +164,7 @@ def dpmpp_3m_published(w: Writer, *, second: str = "midpoint", taper: bool = Fal
     x = w.start
     nodes = []
     for i, (s, t) in enumerate(w.steps):
-        nodes = [n for n in [(s, w.data(x, s)), *nodes] if math.isfinite(n[0].lam) or n[0] is s][:3]
+        nodes = latest(s, w.data(x, s), nodes, 3)
         used = nodes[: len(w.steps) - i] if taper else nodes
         x = w.step(t, _published_row(s, t, x, used, second))
 
@@ -216,4 +220,5 @@ def exp_heun(w: Writer) -> None:
             x = w.step(t, first_order(s, t, x, data))
             continue
         y = w.stage(t, first_order(s, t, x, data))
-        x = w.step(t, data_row(s, t, x, [(s, data), (t, w.data(y, t))]))
+        ends = [(s, data), (t, w.data(y, t))]
+        x = w.step(t, data_row(s, t, x, ends))

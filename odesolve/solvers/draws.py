@@ -104,7 +104,8 @@ class OnePath(Moves):
         return _unit(draws.streams, draws.weights), _unit(draws.streams, areas)
 
     def _ticks(self, s: Point, t: Point) -> tuple[np.ndarray, np.ndarray]:
-        a, b = self._tree.ticks(torch.tensor([[s.lam], [t.lam]], dtype=torch.float64)).numpy()
+        ends = torch.tensor([[s.lam], [t.lam]], dtype=torch.float64)
+        a, b = self._tree.ticks(ends).numpy()
         if not a < b:
             raise PlanError(
                 f"a Brownian path is resolved to {2 * LIMIT / 2**DEPTH:.0e} in log-SNR from "
@@ -117,13 +118,13 @@ class OnePath(Moves):
 
 def _clock_share(s: Point, t: Point, end: Point, rate: float) -> float:
     """Length of [s, t] in the clock e^(rate lambda), relative to the clock at the end."""
-    return -math.exp(rate * (t.lam - end.lam)) * math.expm1(rate * (s.lam - t.lam))
+    relative = math.exp(rate * (t.lam - end.lam))
+    return -relative * math.expm1(rate * (s.lam - t.lam))
 
 
 def _unit(streams: np.ndarray, weights: np.ndarray) -> LinearForm:
     """The sum of one row of draws, scaled to unit variance."""
-    drawn = {
-        k: w for k, w in zip(streams[0].tolist(), weights[0].tolist(), strict=True) if w != 0.0
-    }
+    pairs = zip(streams[0].tolist(), weights[0].tolist(), strict=True)
+    drawn = {k: w for k, w in pairs if w != 0.0}
     scale = 1.0 / math.sqrt(math.fsum(w * w for w in drawn.values()))
     return LinearForm({noise_name(k): w * scale for k, w in drawn.items()})

@@ -13,7 +13,7 @@ from odesolve.errors import OdesolveError, PlanError
 from odesolve.paths import Point
 from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.families import ER_SDE
-from odesolve.solvers.generator import moment_weights, singular
+from odesolve.solvers.generator import latest, moment_weights, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import Node, Split, fresh_noise, split_row, towards_data
 from odesolve.solvers.writer import Writer
@@ -82,12 +82,11 @@ def _er_sde(
     nodes = []
     exact = s_noise == 1.0
     for s, t in w.steps:
-        nodes = [n for n in [(s, w.data(x, s)), *nodes] if math.isfinite(n[0].lam) or n[0] is s][
-            :order
-        ]
+        nodes = latest(s, w.data(x, s), nodes, order)
         split = _split(w, s, t, ratio)
         if singular(s, t) or len(nodes) == 1:
-            x = w.step(t, split_row(w, s, t, x, nodes[0][1], split, scale=s_noise), exact)
+            row = split_row(w, s, t, x, nodes[0][1], split, scale=s_noise)
+            x = w.step(t, row, exact)
             continue
         moments = _moments(s, t, ratio, len(nodes))
         row = (t.sigma / s.sigma * math.sqrt(split.kept)) * x + t.alpha * _weighed(
@@ -120,7 +119,8 @@ def _weighed(s: Point, nodes: list[Node], moments: list[float], published: bool)
         (a, newest), (b, middle), (c, oldest) = nodes
         first = 1 / (a.rho - b.rho)
         second = 1 / (b.rho - c.rho)
-        bend = (1 / (a.rho - c.rho)) * (first * (newest - middle) - second * (middle - oldest))
+        change = first * (newest - middle) - second * (middle - oldest)
+        bend = (1 / (a.rho - c.rho)) * change
         out = out - (moments[1] * (a.rho - b.rho)) * bend
     return out
 

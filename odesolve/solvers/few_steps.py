@@ -47,4 +47,7 @@ def consistency(w: Writer, *, floor: float = 0.0) -> None:
     for s, t in w.steps:
         data = w.data(x, s)
         added = math.sqrt(max(t.sigma**2 - (t.alpha * floor) ** 2, 0.0))
-        x = w.step(t, data * t.alpha + (w.noise(s, t) * added if added else {}), exact=floor == 0.0)
+        row = data * t.alpha
+        if added:
+            row = row + w.noise(s, t) * added
+        x = w.step(t, row, exact=floor == 0.0)

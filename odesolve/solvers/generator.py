@@ -54,6 +54,18 @@ def exponential_weights(h: float, offsets: Sequence[float], sign: int = -1) -> l
     return moment_weights([u / h for u in offsets], moments)
 
 
+def latest(
+    s: Point,
+    value: LinearForm,
+    before: Sequence[tuple[Point, LinearForm]],
+    count: int,
+) -> list[tuple[Point, LinearForm]]:
+    """The last ``count`` nodes of a multistep method, newest first: this one, and those before it
+    whose log-SNR is finite."""
+    nodes = [(s, value), *before]
+    return [(p, v) for p, v in nodes if math.isfinite(p.lam) or p is s][:count]
+
+
 def first_order(s: Point, t: Point, x: LinearForm, data: LinearForm) -> LinearForm:
     """DDIM's row, the rule for every step whose log-SNR is infinite at one end: exact for a
     constant data prediction."""

@@ -34,7 +34,8 @@ def reverse_diffusion(
     sqrt(v) z (eq. 46)."""
     a = s.alpha / t.alpha
     v = s.sigma**2 * -math.expm1(2.0 * (s.lam - t.lam))
-    return (2.0 - a) * x + v * score_of(s, x, data) + math.sqrt(v) * w.noise(s, t), False
+    mean = (2.0 - a) * x + v * score_of(s, x, data)
+    return mean + math.sqrt(v) * w.noise(s, t), False
 
 
 def euler_maruyama(
@@ -186,8 +187,8 @@ def _walk(
     """``each`` Langevin steps at one level; the last is left as a row."""
     for k in range(each):
         score = score_of(at, x, w.data(x, at))
-        row = (
-            x + (step * at.sigma**2) * score + (math.sqrt(2.0 * step) * at.sigma) * w.fresh(at, at)
-        )
+        drift = (step * at.sigma**2) * score
+        added = math.sqrt(2.0 * step) * at.sigma
+        row = x + drift + added * w.fresh(at, at)
         x = w.stage(at, row, exact=False) if k < each - 1 else row
     return x

@@ -114,9 +114,11 @@ class Registry(dict[str, Solver]):
     def __str__(self) -> str:
         table = [("solver", "order", "evaluations per step", "clock", "source"), *self.rows()]
         widths = [max(len(r[i]) for r in table) for i in range(4)]
-        return "\n".join(
-            "  ".join([*(c.ljust(w) for c, w in zip(r, widths, strict=False)), r[4]]) for r in table
-        )
+        lines = []
+        for *cells, source in table:
+            aligned = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+            lines.append("  ".join([*aligned, source]))
+        return "\n".join(lines)
 
     def named(self, name: str) -> Solver | None:
         """The solver of this name, in any case, None without one."""

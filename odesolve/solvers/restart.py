@@ -62,7 +62,8 @@ def _rounds(w: Writer, segments: Segments) -> dict[int, list[list[Point]]]:
     for segment in segments:
         low, steps, times, high = _checked(w, segment, top)
         w.check_room("segments", steps * times)
-        ends = [(abs(t.rho - low), i) for i, (_, t) in enumerate(w.steps) if 0 < t.rho < high]
+        levels = [t.rho for _, t in w.steps]
+        ends = [(abs(rho - low), i) for i, rho in enumerate(levels) if 0 < rho < high]
         if ends:
             index = min(ends)[1]
             rounds[index] += [_karras(w, high, w.steps[index][1].rho, steps)] * times

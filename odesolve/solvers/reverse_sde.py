@@ -65,7 +65,8 @@ def euler_maruyama(
         data = w.data(x, s)
         square = _square(w, diffusion, tau, s)
         if t.sigma == 0 or (math.isinf(square) and diffusion in ("reverse", "sbdm")):
-            x = w.step(t, split_row(w, s, t, x, data, tau_split(s, t, tau**2 if t.sigma else 0.0)))
+            split = tau_split(s, t, tau**2 if t.sigma else 0.0)
+            x = w.step(t, split_row(w, s, t, x, data, split))
             continue
         x = w.step(t, euler_row(w, s, t, x, data, square), exact=False)
 
@@ -81,7 +82,8 @@ def euler_row(
     """An Euler-Maruyama step from s to t with the diffusion coefficient w, w^2 = ``square``."""
     dt = t.t - s.t
     eps = dt * s.dsigma - abs(dt) * square / (2.0 * s.sigma)  # of the noise prediction
-    mean = (1.0 + eps / s.sigma) * x + (dt * s.dalpha - eps * s.alpha / s.sigma) * data
+    of_data = dt * s.dalpha - eps * s.alpha / s.sigma
+    mean = (1.0 + eps / s.sigma) * x + of_data * data
     if square:
         return mean + math.sqrt(square * abs(dt)) * w.noise_and_area(s, t)[0]
     return mean

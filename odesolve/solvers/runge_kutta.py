@@ -47,13 +47,11 @@ def rk_step(
     slopes = [slope]
     for a, c in zip(tableau.a[1:], tableau.c[1:], strict=True):
         at = clock.inside(w, i, c)
-        y = w.stage(
-            at, clock.row(s, at, x, [(k, span * v) for k, v in zip(slopes, a, strict=True) if v])
-        )
+        terms = [(k, span * v) for k, v in zip(slopes, a, strict=True) if v]
+        y = w.stage(at, clock.row(s, at, x, terms))
         slopes.append(clock.slope(w, y, at)[0])
-    return w.step(
-        t, clock.row(s, t, x, [(k, span * v) for k, v in zip(slopes, tableau.b, strict=True) if v])
-    ), slope
+    terms = [(k, span * v) for k, v in zip(slopes, tableau.b, strict=True) if v]
+    return w.step(t, clock.row(s, t, x, terms)), slope
 
 
 BASELINES = {"euler": 5, "heun": 6}

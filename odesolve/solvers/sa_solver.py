@@ -1,4 +1,4 @@
-"""SA-Solver: stochastic Adams predictor and corrector at any noise level, one evaluation a step
+"""SA-Solver: stochastic Adams predictor and corrector at any noise level, one evaluation per step
 (Xue et al. 2023)."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from odesolve.errors import PlanError
 from odesolve.paths import Point
 from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.families import SA_SOLVER
-from odesolve.solvers.generator import singular
+from odesolve.solvers.generator import latest, singular
 from odesolve.solvers.outside import Outside
 from odesolve.solvers.registry import solver
 from odesolve.solvers.sde_dpmpp import check_level
@@ -74,14 +74,13 @@ def sa_solver(
         data = w.data(x, s)
         if previous is not None and previous.order > 0:
             x = w.stage(s, _correct(previous, s, data, published))
-        nodes = [n for n in [(s, data), *nodes] if math.isfinite(n[0].lam) or n[0] is s][
-            : max(predictor, corrector)
-        ]
+        nodes = latest(s, data, nodes, max(predictor, corrector))
         tau2 = tau**2 if s_tmin <= s.rho <= s_tmax else 0.0
         noise = tau_noise(w, s, t, tau2)
         left = count - i if taper else count
         previous = _SAStep(s, x, nodes, noise, tau2, min(corrector, left + 1))
-        x = w.step(t, _mean(s, t, x, nodes[: min(predictor, left)], tau2, published) + noise)
+        used = nodes[: min(predictor, left)]
+        x = w.step(t, _mean(s, t, x, used, tau2, published) + noise)
 
 
 def _correct(step: _SAStep, t: Point, data: LinearForm, published: bool) -> LinearForm:

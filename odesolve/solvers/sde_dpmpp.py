@@ -9,7 +9,7 @@ from odesolve.paths import Point
 from odesolve.plans.instructions import LinearForm
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.families import DPM_SOLVER, DPMPP
-from odesolve.solvers.generator import noise_of, phi, singular
+from odesolve.solvers.generator import latest, noise_of, phi, singular
 from odesolve.solvers.outside import Outside
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import (
@@ -47,9 +47,9 @@ def sde_dpmpp_1(w: Writer, *, tau: float = 1.0) -> None:
     check_level(w, "tau", tau)
     x = w.start
     for s, t in w.steps:
-        x = w.step(
-            t, split_row(w, s, t, x, w.data(x, s), tau_split(s, t, tau**2), rate=2.0 * tau**2)
-        )
+        data = w.data(x, s)
+        split = tau_split(s, t, tau**2)
+        x = w.step(t, split_row(w, s, t, x, data, split, rate=2.0 * tau**2))
 
 
 @solver(
@@ -102,8 +102,10 @@ def _midpoint(
     if not last or singular(s, t) or not math.isfinite(last[0][0].lam):
         return row
     h = t.lam - s.lam
-    ahead = -0.5 * math.expm1(-(1.0 + tau2) * h) * h / (s.lam - last[0][0].lam)
-    return row + (t.alpha * ahead) * (node[1] - last[0][1])
+    before, value = last[0]
+    grown = math.expm1(-(1.0 + tau2) * h)
+    ahead = -0.5 * grown * h / (s.lam - before.lam)
+    return row + (t.alpha * ahead) * (node[1] - value)
 
 
 @solver(
@@ -130,7 +132,7 @@ def dpmpp_3m_sde(
     x = w.start
     nodes = []
     for s, t in w.steps:
-        nodes = [n for n in [(s, w.data(x, s)), *nodes] if math.isfinite(n[0].lam) or n[0] is s][:3]
+        nodes = latest(s, w.data(x, s), nodes, 3)
         row = tau_mean(s, t, x, nodes, eta)
         if published and len(nodes) == 3 and not singular(s, t):
             row = row - t.alpha * _missing(s, t, nodes, 1.0 + eta)
@@ -172,9 +174,11 @@ def dpmpp_sde(w: Writer, *, eta: float = 1.0, r: float = 0.5, s_noise: float = 1
         if singular(s, t):
             x = w.step(t, split_row(w, s, t, x, data, split, scale=s_noise), exact)
             continue
-        y = w.stage(m, split_row(w, s, m, x, data, eta_split(s, m, eta), scale=s_noise), exact)
+        first = split_row(w, s, m, x, data, eta_split(s, m, eta), scale=s_noise)
+        y = w.stage(m, first, exact)
         mix = (1 - 0.5 / r) * data + (0.5 / r) * w.data(y, m)
-        x = w.step(t, split_row(w, s, t, x, mix, split, via=(m,), scale=s_noise), exact)
+        row = split_row(w, s, t, x, mix, split, via=(m,), scale=s_noise)
+        x = w.step(t, row, exact)
 
 
 def _noise_form(w: Writer, second: str | None) -> None:
@@ -195,8 +199,11 @@ def _noise_form(w: Writer, second: str | None) -> None:
         row = (t.alpha / s.alpha) * x - (2.0 * t.sigma * math.expm1(h)) * eps
         if last is not None:
             ahead = 0.5 * math.expm1(h) if second == "midpoint" else h * phi(2, h)
-            row = row - (2.0 * t.sigma * ahead * h / (s.lam - last[0].lam)) * (eps - last[1])
-        noise = (t.sigma * math.sqrt(math.expm1(2.0 * h))) * w.noise(s, t)
+            before, old = last
+            rate = 2.0 * t.sigma * ahead * h / (s.lam - before.lam)
+            row = row - rate * (eps - old)
+        fresh = math.sqrt(math.expm1(2.0 * h))
+        noise = (t.sigma * fresh) * w.noise(s, t)
         x = w.step(t, row + noise, exact=False)
         last = (s, eps) if second else None
 

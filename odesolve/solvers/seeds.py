@@ -40,21 +40,18 @@ def seeds_2(
     ):
         data = w.data(x, s)
         if singular(s, t):
-            x = w.step(
-                t,
-                tau_mean(s, t, x, [(s, data)], eta) + tau_noise(w, s, t, eta, scale=s_noise),
-                exact,
-            )
+            mean = tau_mean(s, t, x, [(s, data)], eta)
+            x = w.step(t, mean + tau_noise(w, s, t, eta, scale=s_noise), exact)
             continue
-        y = w.stage(
-            m, tau_mean(s, m, x, [(s, data)], eta) + tau_noise(w, s, m, eta, scale=s_noise), exact
-        )
+        mean = tau_mean(s, m, x, [(s, data)], eta)
+        y = w.stage(m, mean + tau_noise(w, s, m, eta, scale=s_noise), exact)
         rise = w.data(y, m) - data
         if second == "midpoint":
             mean = tau_mean(s, t, x, [(s, data + (0.5 / r) * rise)], eta)
         else:
             mean = _bent(s, t, x, data, (1 / r) * rise, eta)
-        x = w.step(t, mean + tau_noise(w, s, t, eta, (m,) if r < 1.0 else (), s_noise), exact)
+        via = (m,) if r < 1.0 else ()
+        x = w.step(t, mean + tau_noise(w, s, t, eta, via, s_noise), exact)
 
 
 @solver("seeds_3", 2, 3, "Gonzalez et al. 2023 (SEEDS-3)", stochastic=True, family=SEEDS)
@@ -71,20 +68,16 @@ def seeds_3(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
     ):
         data = w.data(x, s)
         if singular(s, t):
-            x = w.step(
-                t,
-                tau_mean(s, t, x, [(s, data)], eta) + tau_noise(w, s, t, eta, scale=s_noise),
-                exact,
-            )
+            mean = tau_mean(s, t, x, [(s, data)], eta)
+            x = w.step(t, mean + tau_noise(w, s, t, eta, scale=s_noise), exact)
             continue
-        y = w.stage(
-            m1,
-            tau_mean(s, m1, x, [(s, data)], eta) + tau_noise(w, s, m1, eta, scale=s_noise),
-            exact,
-        )
-        mean = _bent(s, m2, x, data, (r2 / r1) * (w.data(y, m1) - data), eta)
+        mean = tau_mean(s, m1, x, [(s, data)], eta)
+        y = w.stage(m1, mean + tau_noise(w, s, m1, eta, scale=s_noise), exact)
+        rise = w.data(y, m1) - data
+        mean = _bent(s, m2, x, data, (r2 / r1) * rise, eta)
         y = w.stage(m2, mean + tau_noise(w, s, m2, eta, (m1,), s_noise), exact)
-        mean = _bent(s, t, x, data, (1 / r2) * (w.data(y, m2) - data), eta)
+        rise = w.data(y, m2) - data
+        mean = _bent(s, t, x, data, (1 / r2) * rise, eta)
         x = w.step(t, mean + tau_noise(w, s, t, eta, (m1, m2), s_noise), exact)
 
 
@@ -99,4 +92,5 @@ def _bent(
     """Mean at t for a prediction that goes from ``data`` at s by ``rise`` to its value at t, on a
     line in lambda."""
     h = (1.0 + tau2) * (t.lam - s.lam)
-    return tau_mean(s, t, x, [(s, data)], tau2) + (t.alpha * h * phi(2, -h)) * rise
+    bend = t.alpha * h * phi(2, -h)
+    return tau_mean(s, t, x, [(s, data)], tau2) + bend * rise

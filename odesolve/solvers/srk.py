@@ -39,9 +39,9 @@ def run_srk(w: Writer, name: str, tau: float) -> None:
     x = w.start
     for (s, t), m in zip(w.steps, inner, strict=True):
         if singular(s, t):
-            x = w.step(
-                t, split_row(w, s, t, x, w.data(x, s), tau_split(s, t, tau**2), rate=2.0 * tau**2)
-            )
+            data = w.data(x, s)
+            split = tau_split(s, t, tau**2)
+            x = w.step(t, split_row(w, s, t, x, data, split, rate=2.0 * tau**2))
             continue
         h = t.lam - s.lam
         noise, area = w.noise_and_area(s, t)

@@ -72,9 +72,8 @@ def eta_split(s: Point, t: Point, eta: float) -> Split:
     if eta == 0.0:
         return Split(1.0, 0.0)
     decay = 2.0 * (s.lam - t.lam)
-    return Split(
-        (1.0 - eta) * (1.0 + eta) + eta**2 * math.exp(decay), -(eta**2) * math.expm1(decay)
-    )
+    kept = (1.0 - eta) * (1.0 + eta) + eta**2 * math.exp(decay)
+    return Split(kept, -(eta**2) * math.expm1(decay))
 
 
 def tau_split(s: Point, t: Point, tau2: float) -> Split:

@@ -13,7 +13,7 @@ from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import inner_lam
 from odesolve.solvers.dpmpp import midpoint_row, third_order_step
 from odesolve.solvers.families import UNIPC
-from odesolve.solvers.generator import data_row, singular
+from odesolve.solvers.generator import data_row, latest, singular
 from odesolve.solvers.outside import TAPERED, TAPERED_RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
@@ -54,7 +54,7 @@ def unipc(
         data = w.data(x, s)
         if previous is not None:
             x = w.stage(s, _correct(*previous, s, data, variant))
-        nodes = [n for n in [(s, data), *nodes] if math.isfinite(n[0].lam) or n[0] is s][:order]
+        nodes = latest(s, data, nodes, order)
         used = nodes[: len(w.steps) - i] if taper else nodes
         previous = (x, used)
         x = w.step(t, _predict(s, t, x, used, variant))
@@ -70,8 +70,9 @@ def _predict(
     if len(nodes) != 2 or singular(s, t):
         return data_row(s, t, x, nodes)
     h = t.lam - s.lam
-    gap = (0.5 * h / (s.lam - nodes[1][0].lam)) * (nodes[0][1] - nodes[1][1])
-    return midpoint_row(s, t, x, nodes[0][1]) + (t.alpha * _b(h, variant)) * gap
+    (_, data), (before, old) = nodes
+    gap = (0.5 * h / (s.lam - before.lam)) * (data - old)
+    return midpoint_row(s, t, x, data) + (t.alpha * _b(h, variant)) * gap
 
 
 def _correct(
@@ -84,8 +85,10 @@ def _correct(
     s = nodes[0][0]
     if len(nodes) > 1 or singular(s, t):
         return data_row(s, t, x, nodes if singular(s, t) else [*nodes, (t, data)])
-    gap = 0.5 * (data - nodes[0][1])
-    return midpoint_row(s, t, x, nodes[0][1]) + (t.alpha * _b(t.lam - s.lam, variant)) * gap
+    old = nodes[0][1]
+    gap = 0.5 * (data - old)
+    grown = _b(t.lam - s.lam, variant)
+    return midpoint_row(s, t, x, old) + (t.alpha * grown) * gap
 
 
 def _b(h: float, variant: str) -> float:

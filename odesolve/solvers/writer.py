@@ -189,8 +189,8 @@ class Writer:
         """The finished plan, checked against its laws. Raises PlanError for one that they refuse,
         or that does nothing."""
         if not self._instructions:
-            told = f"solver {self.solver} wrote no step, and leaves the noise as it is"
-            raise PlanError(f"{told}: let it call w.step(t, value) for each s, t in w.steps")
+            problem = f"solver {self.solver} wrote no step, and leaves the noise as it is"
+            raise PlanError(f"{problem}: let it call w.step(t, value) for each s, t in w.steps")
         spec = json.dumps(self.path.spec(), separators=(",", ":"))
         grid = tuple(p.t for p in self.points)
         plan = Plan(self.solver, grid, tuple(self._instructions), f"x{self._done}", spec, self.path)

@@ -57,7 +57,8 @@ class AdditiveAttempts:
     def attempt(self, batch: Batch) -> None:
         """One step of every running sample; its error goes to ``batch.norm``."""
         took = batch.state[TOOK]
-        combine((self.y,), (self.y, self.y1), torch.stack([1 - took, took], 1)[:, None], (-1,))
+        choice = torch.stack([1 - took, took], 1)[:, None]
+        combine((self.y,), (self.y, self.y1), choice, (-1,))
         t = batch.state[T]
         h = batch.state[H]
         eq = self.eq
@@ -128,15 +129,15 @@ class ControlledPaths:
         state = torch.zeros(ROWS, y.shape[0], dtype=torch.float64, device=y.device)
         state[T] = times[0]
         state[H0] = self.first
-        seen = None
+        listener = None
         if tick is not None:
-            seen = lambda t: tick(float((t - times[0]).abs().min()))  # noqa: E731
+            listener = lambda t: tick(float((t - times[0]).abs().min()))  # noqa: E731
         for i, end in enumerate(times[1:]):
             part = drift.onward(y)
             method = AdditiveAttempts(equation(part), solver, path)
             batch = self._batch(method, part, state, end, way)
             results: Results = integrate(
-                method, batch, None, self.sync, self.compact, seen, self.calls
+                method, batch, None, self.sync, self.compact, listener, self.calls
             )
             y = results.y
             state = results.state

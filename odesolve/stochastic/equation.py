@@ -31,7 +31,9 @@ class Matrix:
 
     def __mul__(self, w: Tensor) -> Any:
         # Rejected: a matrix product, whose sums depend on the batch they are made in.
-        rows = w.to(self.value.dtype).view(w.shape[0], *[1] * (self.value.dim() - 2), w.shape[1])
+        batch, motions = w.shape
+        between = [1] * (self.value.dim() - 2)
+        rows = w.to(self.value.dtype).view(batch, *between, motions)
         return self.space.tensor((self.value * rows).sum(-1))
 
 
@@ -89,7 +91,7 @@ class Equation:
         self.drifts.append(self.drift(self.time(t), self.space.value(x)))
         return self.space.tensor(self.drifts[-1])
 
-    def held(self, x: Combination) -> Combination:
+    def tensor_of(self, x: Combination) -> Combination:
         """The same value as a tensor that f and g both read."""
         return self.space.tensor(self.space.value(x))
 
@@ -197,7 +199,8 @@ class Equation:
             flat = [
                 _tensor(p, y).expand(*lead, *s) for p, s in zip(pieces, drift.shapes, strict=True)
             ]
-            return torch.cat([self._real(p, i).reshape(batch, -1) for i, p in enumerate(flat)], 1)
+            parts = [self._real(p, i).reshape(batch, -1) for i, p in enumerate(flat)]
+            return torch.cat(parts, 1)
         except OdesolveError:
             raise
         except (TypeError, KeyError, ValueError, RuntimeError, AttributeError) as e:
@@ -251,8 +254,10 @@ def _motions(drift: Drift) -> tuple[int, ...]:
 def _spread(drift: Drift, w: Tensor) -> Tensor:
     """Increments of the motions of numbers as a state, the same for both parts of a pair."""
     if drift.keys is None:
-        return w.unsqueeze(-1).expand(*w.shape, 2).reshape(len(w), *drift.start.shape[1:])
-    parts = zip(w.split([s.numel() for s in drift.shapes], 1), drift.tails, strict=True)
+        both = w.unsqueeze(-1).expand(*w.shape, 2)
+        return both.reshape(len(w), *drift.start.shape[1:])
+    sizes = [s.numel() for s in drift.shapes]
+    parts = zip(w.split(sizes, 1), drift.tails, strict=True)
     return torch.cat([p.repeat_interleave(2, 1) if tail else p for p, tail in parts], 1)
 
 

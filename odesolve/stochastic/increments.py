@@ -60,7 +60,7 @@ class StreamIncrements:
             return w, eq.increment(self._normal(eq, AREAS + step, std / 12**0.5)) if area else None
         w = eq.space.noise(STEPS + step, std)
         if eq.noise == "diagonal":  # it multiplies a tensor, perhaps twice
-            w = eq.held(w)
+            w = eq.tensor_of(w)
         return w, eq.space.noise(AREAS + step, std / 12**0.5) if area else None
 
     def _normal(self, eq: Equation, stream: int, std: float) -> torch.Tensor:

@@ -45,7 +45,7 @@ class PlainEquation:
             out = out.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
         return out
 
-    def held(self, x: Tensor) -> Tensor:
+    def tensor_of(self, x: Tensor) -> Tensor:
         """The value itself."""
         return x
 
@@ -73,10 +73,8 @@ class PlainSteps:
         if self.eq.noise == "general":
             return w, None
         if isinstance(w, Tensor):  # of scalar noise, one number per sample
-            w, a = (
-                None if x is None else x.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
-                for x in (w, a)
-            )
+            shape = (-1, *[1] * (like.dim() - 1))
+            w, a = (None if x is None else x.to(like.dtype).view(shape) for x in (w, a))
             assert w is not None
             return w, a
         return self.eq.space.value(w), None if a is None else self.eq.space.value(a)

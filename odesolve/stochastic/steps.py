@@ -60,7 +60,7 @@ def stochastic_heun(
     if eq.noise == "additive":
         return schemes.stochastic_heun(x, eq.f, lambda s: eq.g(s, x), t, h, w)
     f0, moved0 = eq.both(x, t, w)
-    f1, moved1 = eq.both(eq.held(x + h * f0 + moved0), t + h, w)
+    f1, moved1 = eq.both(eq.tensor_of(x + h * f0 + moved0), t + h, w)
     return x + (0.5 * h) * (f0 + f1) + 0.5 * (moved0 + moved1)
 
 
@@ -75,7 +75,7 @@ def euler_heun(
     """Kloeden and Platen 1992, section 15.5 (the explicit one): drift of the beginning, diffusion
     averaged over both ends."""
     f, moved = eq.both(x, t, w)
-    return x + h * f + 0.5 * (moved + eq.g(t + h, eq.held(x + moved)) * w)
+    return x + h * f + 0.5 * (moved + eq.g(t + h, eq.tensor_of(x + moved)) * w)
 
 
 def midpoint(
@@ -89,7 +89,7 @@ def midpoint(
     """Drift and diffusion of an Euler step over half the length and half the increment (Kidger
     2022, section 5.1)."""
     f, moved = eq.both(x, t, w)
-    f, moved = eq.both(eq.held(x + (0.5 * h) * f + 0.5 * moved), t + 0.5 * h, w)
+    f, moved = eq.both(eq.tensor_of(x + (0.5 * h) * f + 0.5 * moved), t + 0.5 * h, w)
     return x + h * f + moved
 
 
@@ -112,7 +112,7 @@ def milstein(
     square = v * v - abs(h) if ito else v * v
     f0 = eq.f(x, t)
     g0 = eq.g(t, x)
-    beside = eq.held(x + abs(h) * g0)
+    beside = eq.tensor_of(x + abs(h) * g0)
     return x + h * f0 + g0 * w + (0.5 / abs(h)) * (eq.g(t, beside) - g0) * square
 
 
@@ -169,12 +169,12 @@ def srid2(
     quarter = t + 0.25 * h
     f0 = eq.f(x, t)
     g0 = eq.g(t, x)
-    g1 = eq.g(quarter, eq.held(x + (0.25 * h) * f0 - (0.5 * root) * g0))
-    g2 = eq.g(t + h, eq.held(x + h * f0 + root * g0))
-    f1 = eq.f(eq.held(x + h * f0), t + h)
-    f2 = eq.f(eq.held(x + (0.25 * h) * (f0 + f1) + (g0 + 0.5 * g1) * j), t + 0.5 * h)
+    g1 = eq.g(quarter, eq.tensor_of(x + (0.25 * h) * f0 - (0.5 * root) * g0))
+    g2 = eq.g(t + h, eq.tensor_of(x + h * f0 + root * g0))
+    f1 = eq.f(eq.tensor_of(x + h * f0), t + h)
+    f2 = eq.f(eq.tensor_of(x + (0.25 * h) * (f0 + f1) + (g0 + 0.5 * g1) * j), t + 0.5 * h)
     bent = root * (2.0 * g0 - g1 + 0.5 * g2)
-    g3 = eq.g(quarter, eq.held(x + (0.25 * h) * f2 + bent))
+    g3 = eq.g(quarter, eq.tensor_of(x + (0.25 * h) * f2 + bent))
     out = x + (h / 6) * (f0 + f1) + (2 / 3 * h) * f2
     out = out + g0 * (2 * j - v + two - 2 * three)
     out = out + g1 * (4 / 3 * (v - two - j) + 5 / 3 * three)
@@ -195,18 +195,26 @@ _ITO, _STRATONOVICH = (
     {"additive": BOTH, **dict.fromkeys(_MIXED, kind)} for kind in (BOTH[:1], BOTH[1:])
 )
 _ONE = {"additive": 1.0, "diagonal": 1.0, "scalar": 1.0, "general": 0.5}
+_HALF = {"additive": 1.0, **dict.fromkeys(_MIXED, 0.5)}
+# Of noise whose motions move one number each, or all of them alike.
+_SINGLE = _MIXED[:2]
 SOLVERS = {
-    "euler_maruyama": SDESolver(
-        euler_maruyama, _ITO, {"additive": 1.0, **dict.fromkeys(_MIXED, 0.5)}, 1
-    ),
+    "euler_maruyama": SDESolver(euler_maruyama, _ITO, _HALF, 1),
     "euler_heun": SDESolver(euler_heun, _STRATONOVICH, _ONE, 1),
     "stochastic_heun": SDESolver(stochastic_heun, _STRATONOVICH, _ONE, 2),
     "midpoint": SDESolver(midpoint, _STRATONOVICH, _ONE, 2),
     "milstein": SDESolver(
-        milstein, {"diagonal": BOTH, "scalar": BOTH}, {"diagonal": 1.0, "scalar": 1.0}, 1
+        milstein,
+        dict.fromkeys(_SINGLE, BOTH),
+        dict.fromkeys(_SINGLE, 1.0),
+        1,
     ),
     "srid2": SDESolver(
-        srid2, dict.fromkeys(_MIXED[:2], BOTH[:1]), dict.fromkeys(_MIXED[:2], 1.5), 3, area=True
+        srid2,
+        dict.fromkeys(_SINGLE, BOTH[:1]),
+        dict.fromkeys(_SINGLE, 1.5),
+        3,
+        area=True,
     ),
     "sra1": SDESolver(sra1, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
     "shark": SDESolver(shark, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),

@@ -127,7 +127,8 @@ class Doubling:
     @torch.no_grad()
     def error(self, one: Tensor, two: Tensor) -> float:
         """The error of a step from its end by one step and by two."""
-        scale = (self.rtol * torch.maximum(one.abs(), two.abs()) + self.atol).clamp_min(SMALLEST)
+        size = torch.maximum(one.abs(), two.abs())
+        scale = (self.rtol * size + self.atol).clamp_min(SMALLEST)
         gap = (one - two).abs() if one.is_complex() else one - two
         return float((gap / scale).square().mean().sqrt().clamp_min(SMALLEST))
 
@@ -174,8 +175,8 @@ class _Halves:
         error = self.doubling.error(whole[0], moved[0])
         if error != error:
             y = self.state[0].detach()
-            made = len(self.times) - 1
-            raise Diverged(f"the error of the step at t={now} is NaN", y, float(now), made)
+            steps = len(self.times) - 1
+            raise Diverged(f"the error of the step at t={now} is NaN", y, float(now), steps)
         self.last = (middle, end, moved)
         single.error = error
 

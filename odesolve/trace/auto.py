@@ -26,7 +26,7 @@ PILOT = 1 << 32  # number of the first random vector of pilots, which no estimat
 @fits
 @dataclass(frozen=True)
 class Auto:
-    """Exact for up to 4 numbers a product; else ``Fourier`` or ``XTrace`` of so many ``products``,
+    """Exact for up to 4 numbers per product; else ``Fourier`` or ``XTrace`` of ``products``,
     whichever errs less here.
 
     Which one, a pilot says: of a sample, with random vectors of its own, so that the choice depends
@@ -92,10 +92,10 @@ class AutoProbes:
         chosen = self.chosen[self.index]
         names = {FORMS: "fourier", XTRACE: "xtrace"}
         parts = {name: int((chosen == kind).sum()) for kind, name in names.items()}
-        told = [name for name, count in parts.items() if count]
-        if len(told) == 1:
-            return f"{told[0]}({self.products})"
-        return f"auto({self.products})" + "".join(f", {parts[name]} {name}" for name in told)
+        used = [name for name, count in parts.items() if count]
+        if len(used) == 1:
+            return f"{used[0]}({self.products})"
+        return f"auto({self.products})" + "".join(f", {parts[name]} {name}" for name in used)
 
     def rows(self, index: Tensor) -> Probes:
         """The probes of these samples."""
@@ -119,20 +119,18 @@ class AutoProbes:
         before = self.chosen[self.index]
         self.chosen[self.index] = torch.where(before == UNKNOWN, chosen, before)
         self.spent = pilot.products
-        self._settled = self._taken()
+        self._settled = self._settled_probes()
 
-    def _taken(self) -> Probes:
+    def _settled_probes(self) -> Probes:
         low = self.chosen[self.index] == XTRACE
         if bool(low.all()):
             return XTraceProbes(self.frame)
         if not bool(low.any()):
             return Pairs(self.z)
-        return Mixed(
-            torch.cat(
-                [torch.where(low[:, None], self.frame, self.z[: self.count]), self.z[self.count :]]
-            ),
-            low,
-        )
+        first = self.z[: self.count]
+        rest = self.z[self.count :]
+        chosen = torch.where(low[:, None], self.frame, first)
+        return Mixed(torch.cat([chosen, rest]), low)
 
     def __call__(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._settled is None:
@@ -141,7 +139,7 @@ class AutoProbes:
                 for _ in range(2):  # as often as along a flow
                     pilot.see(f, x)
                 self.settle(pilot)
-            self._settled = self._taken()
+            self._settled = self._settled_probes()
         return self._settled(f, x)
 
 

@@ -34,7 +34,7 @@ def named(name: str | Estimator, dim: int, products: int) -> Estimator:
 
     With as many products as numbers, or more, the trace is exact, which costs no more. "auto" is so
     for up to 4 numbers a product, see ``Auto``, and Hutchinson below 4 products. An estimator is
-    returned as it is. OdesolveError for names that there are not.
+    returned as it is. Raises OdesolveError for unknown names.
     """
     if not isinstance(name, str):
         if not hasattr(name, "begin") or isinstance(name, type):

@@ -64,7 +64,8 @@ class Pairs:
 
     def __call__(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
         line = Linearised(f, x)
-        return line.out, of_pairs((line.pull(self.z) * self.z).sum(2), line.dim).to(x.dtype)
+        forms = (line.pull(self.z) * self.z).sum(2)
+        return line.out, of_pairs(forms, line.dim).to(x.dtype)
 
 
 def of_pairs(forms: Tensor, dim: int) -> Tensor:

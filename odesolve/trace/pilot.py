@@ -58,7 +58,8 @@ def _variances(line: Linearised, z: Tensor) -> tuple[Tensor, Tensor]:
     """Of the mean (B,) of 2k forms, and of XTrace with 2k products, by orthonormal vectors z (k, B,
     D)."""
     y = line.pull(z).to(z)
-    diagonal = (z * y).sum(0) / z.square().sum(0).clamp_min(torch.finfo(z.dtype).tiny)
+    square = z.square().sum(0).clamp_min(torch.finfo(z.dtype).tiny)
+    diagonal = (z * y).sum(0) / square
     rest = (y - diagonal * z).double()
     own = _share(torch.einsum("kbd,lbd->bkl", rest, z.double()))
     left, more, other = _left(line, z, y)
@@ -68,7 +69,8 @@ def _variances(line: Linearised, z: Tensor) -> tuple[Tensor, Tensor]:
     # symmetric than it is.
     own = (own - (1.0 - own) / k).clamp_min(0.0)
     near = 1.0 / (k + 1)  # two or three vectors alone do not tell the shares apart
-    forms = dim / (k - 1) * rest.square().sum((0, 2)) * (own + near * (other - own))
+    symmetric = own + near * (other - own)
+    forms = dim / (k - 1) * rest.square().sum((0, 2)) * symmetric
     share = other + near * (own - other)
     xtrace = 2 / k * left * share * _correlated(k, left, (2.0 * share - 1.0).clamp_min(0.0) * more)
     return forms * (1.0 / k - 2.0 / period(dim)), xtrace
@@ -82,7 +84,8 @@ def _correlated(k: int, left: Tensor, more: Tensor) -> Tensor:
     them the covariance 2 n / (n + 3). In general n is what is left over what a vector takes of it,
     ``more``; on decaying spectra the factor is up to 1.3 times too large where the errors are
     close. What is not symmetric has less covariance: none with a share of 1/2."""
-    return 1.0 + (k - 1) * more / (left + 3.0 * more).clamp_min(torch.finfo(left.dtype).tiny)
+    whole = (left + 3.0 * more).clamp_min(torch.finfo(left.dtype).tiny)
+    return 1.0 + (k - 1) * more / whole
 
 
 def _left(line: Linearised, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +96,7 @@ def _left(line: Linearised, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tenso
     image = basis.image(y, line.pull(basis.new))
     left, share = _outside(basis, image)
     fewer = k - max(1, k // 4)
-    parts = [Basis(z[kept], y[kept]) for kept in (slice(fewer), slice(k - fewer, k))]
+    parts = [Basis(z[:fewer], y[:fewer]), Basis(z[k - fewer :], y[k - fewer :])]
     first, last = [_outside(part, image @ (basis.q.mT @ part.q))[0] for part in parts]
     return left, ((first + last) / 2 - left).clamp_min(0.0) / (k - fewer), share
 
@@ -105,7 +108,8 @@ def _outside(basis: Basis, image: Tensor) -> tuple[Tensor, Tensor]:
     inside = basis.q.mT @ moved
     outside = moved - basis.q @ (inside - s * (s * inside).sum(1, keepdim=True))
     directions = image.shape[1] - 2 * basis.k + 2
-    return directions * outside.double().square().sum(1).mean(1), _share((t.mT @ inside).double())
+    size = directions * outside.double().square().sum(1).mean(1)
+    return size, _share((t.mT @ inside).double())
 
 
 def _share(cross: Tensor) -> Tensor:
@@ -113,4 +117,5 @@ def _share(cross: Tensor) -> Tensor:
     symmetric, exactly."""
     cross = cross - torch.diag_embed(cross.diagonal(0, 1, 2))
     square = cross.square().sum((1, 2))
-    return torch.where(square > 0, 0.5 + 0.5 * (cross * cross.mT).sum((1, 2)) / square, 1.0)
+    share = 0.5 + 0.5 * (cross * cross.mT).sum((1, 2)) / square
+    return torch.where(square > 0, share, 1.0)

@@ -89,7 +89,8 @@ class Basis:
     def image(self, y: Tensor, new: Tensor) -> Tensor:
         """What the Jacobian makes of q (B, D, 2k), from what it makes of z and of the new
         columns."""
-        sign = self.r[:, : self.k, : self.k].diagonal(0, 1, 2).sign()[:, None]
+        diagonal = self.r[:, : self.k, : self.k].diagonal(0, 1, 2)
+        sign = diagonal.sign()[:, None]
         return torch.cat([columns(y) * sign, columns(new)], 2).to(self.q)
 
     def estimates(self, y: Tensor, new: Tensor) -> Tensor:
@@ -114,7 +115,8 @@ def lost_without(r: Tensor) -> Tensor:
     r22 = r[:, k:, k:].double()
     sign = r[:, :k, :k].diagonal(0, 1, 2).sign().double()
     diagonal = r22.diagonal(0, 1, 2)
-    least = max(SINGULAR, torch.finfo(r.dtype).eps) * r22.abs().amax((1, 2))[:, None]
+    relative = max(SINGULAR, torch.finfo(r.dtype).eps)
+    least = relative * r22.abs().amax((1, 2))[:, None]
     least = torch.where(least > 0, least, 1.0)
     r22 = r22 + torch.diag_embed(torch.where(diagonal.abs() < least, least - diagonal, 0.0))
     eye = torch.eye(k, dtype=r22.dtype, device=r.device).expand_as(r22)
@@ -122,9 +124,9 @@ def lost_without(r: Tensor) -> Tensor:
     t = -sign[:, :, None] * (r12 - torch.diag_embed(r12.diagonal(0, 1, 2))) @ s
     s = s / s.norm(dim=2, keepdim=True)
     t = t - s * (s * t).sum(2, keepdim=True)
-    pairs = torch.stack(
-        [torch.cat([torch.zeros_like(s), s], 2), torch.cat([torch.diag_embed(sign), t], 2)], 3
-    )
+    first = torch.cat([torch.zeros_like(s), s], 2)
+    second = torch.cat([torch.diag_embed(sign), t], 2)
+    pairs = torch.stack([first, second], 3)
     return (pairs / pairs.norm(dim=2, keepdim=True)).transpose(1, 2)
 
 
@@ -181,7 +183,8 @@ def _inverse(m: Tensor) -> Tensor:
     b = m[..., 0, 1]
     d = m[..., 1, 1]
     determinant = (a * d - b * b).clamp_min(torch.finfo(m.dtype).eps)
-    return torch.stack([d, -b, -b, a], -1).unflatten(-1, (2, 2)) / determinant[..., None, None]
+    adjugate = torch.stack([d, -b, -b, a], -1).unflatten(-1, (2, 2))
+    return adjugate / determinant[..., None, None]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from odesolve.doors.annotations import count, meant
 from odesolve.doors.convention import check_call
 from odesolve.doors.values import short
 from odesolve.errors import OdesolveError
-from odesolve.training.rows import check_rows, held_by, moved_to, taken, tensor_of
+from odesolve.training.rows import check_rows, held_by, moved_to, rows_of, tensor_of
 
 Cond = Mapping[str, Any]
 Data = Tensor | np.ndarray
@@ -79,7 +79,9 @@ class Batches:
             parts.append(self._epoch(epoch)[place : place + end - at])
             at += len(parts[-1])
         index = torch.cat(parts)
-        return tuple(taken(v, index, self.n) for v in self.data), taken(self.cond, index, self.n)
+        return tuple(rows_of(v, index, self.n) for v in self.data), rows_of(
+            self.cond, index, self.n
+        )
 
     def _epoch(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
@@ -212,7 +214,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def names_of(cond: Any) -> Names:
-    """The names of conditions, where names are given in the place of conditions; none for
+    """The names of conditions, where names are given instead of conditions; none for
     conditions themselves."""
     if isinstance(cond, str):
         return (cond,)

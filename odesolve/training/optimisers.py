@@ -6,7 +6,7 @@ from torch import nn, optim
 from torch.optim import Optimizer
 
 from odesolve.errors import OdesolveError
-from odesolve.objectives.names import made
+from odesolve.objectives.names import object_named
 
 KINDS = {
     name.lower(): kind
@@ -27,7 +27,7 @@ def optimiser_of(
     given = optimizer if optimiser is None else optimiser
     if isinstance(given, str):
         try:
-            return made("optimiser", given, KINDS, network.parameters())
+            return object_named("optimiser", given, KINDS, network.parameters())
         except OdesolveError:
             raise
         except ValueError as error:  # of torch: weights that it does not take

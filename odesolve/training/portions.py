@@ -50,7 +50,7 @@ class Portions:
     def __call__(self, step: int) -> Iterator[Drawn]:
         """The batches of this rank in step 0, 1, ..."""
         if self.count == 1 and not self.apart:
-            return iter((self._drawn(self.source(step)),))
+            return iter((self._with_state(self.source(step)),))
         return self._each(step)
 
     def _each(self, step: int) -> Iterator[Drawn]:
@@ -65,9 +65,9 @@ class Portions:
         for place, take in zip(self.own, taken, strict=True):
             if self.count > 1:
                 self._seeded(step, place)
-            yield self._drawn(take())
+            yield self._with_state(take())
 
-    def _drawn(self, batch: Batch) -> Drawn:
+    def _with_state(self, batch: Batch) -> Drawn:
         state = None if self.generator is None else self.generator.get_state()
         return Drawn(batch, self.generator, state)
 

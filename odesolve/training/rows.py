@@ -82,16 +82,16 @@ def held_by(value: Any, n: int, name: str) -> Any:
     return value
 
 
-def taken(value: Any, index: Tensor, n: int) -> Any:
+def rows_of(value: Any, index: Tensor, n: int) -> Any:
     """The rows of these samples, among n, of a value that ``held_by`` returned."""
     if isinstance(value, Tensor):
         return value[index.to(value.device)]
     if isinstance(value, dict):
-        return {k: taken(v, index, n) for k, v in value.items()}
+        return {k: rows_of(v, index, n) for k, v in value.items()}
     if isinstance(value, SHARED):
         return value
     if _several(value, n):
-        return type(value)(taken(v, index, n) for v in value)
+        return type(value)(rows_of(v, index, n) for v in value)
     return [value[k] for k in index.tolist()]
 
 

@@ -32,23 +32,23 @@ def takes_step(objective: Callable[..., Any]) -> bool:
 def states_of(objective: Any, others: Iterable[Any]) -> dict[str, Any]:
     """All parts of an objective that have a state, by their names there, except for those that
     these ``others`` hold."""
-    seen = {id(part) for part in others}
+    visited = {id(part) for part in others}
     covered: set[int] = set()
     for part in others:
         covered |= _tensors(part)
-    return dict(_stateful(objective, "objective", seen, covered, DEPTH))
+    return dict(_stateful(objective, "objective", visited, covered, DEPTH))
 
 
 def _stateful(
     value: Any,
     name: str,
-    seen: set[int],
+    visited: set[int],
     covered: set[int],
     depth: int,
 ) -> Iterator[tuple[str, Any]]:
-    if id(value) in seen or depth < 0 or isinstance(value, (type, Tensor, types.ModuleType)):
+    if id(value) in visited or depth < 0 or isinstance(value, (type, Tensor, types.ModuleType)):
         return
-    seen.add(id(value))
+    visited.add(id(value))
     if isinstance(value, nn.Module):
         if own := _tensors(value) - covered:
             covered |= own
@@ -56,9 +56,9 @@ def _stateful(
     elif has_state(value):
         yield name, value
     else:
-        for key, held in _held(value):
+        for key, held in _parts_of(value):
             if key not in FIXED:
-                yield from _stateful(held, f"{name}.{key}", seen, covered, depth - 1)
+                yield from _stateful(held, f"{name}.{key}", visited, covered, depth - 1)
 
 
 def has_state(value: Any) -> bool:
@@ -77,7 +77,7 @@ def _tensors(part: Any) -> set[int]:
     return {id(v) for v in tensors_of(module).values()}
 
 
-def _held(value: Any) -> Iterator[tuple[str, Any]]:
+def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
     """The values inside of a value that may have a state: parts of containers, attributes, closures
     of functions, and globals that the user's code names."""
     if isinstance(value, Mapping):

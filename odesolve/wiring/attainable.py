@@ -58,8 +58,8 @@ class Attainable:
             self._kept[rho] = min(affine, self._off(self._posterior(noisy, rho))), scalar, affine
         return self._kept[rho]
 
-    def _off(self, found: Tensor) -> float:
-        return float((found - self.rows).square().mean())
+    def _off(self, estimate: Tensor) -> float:
+        return float((estimate - self.rows).square().mean())
 
     def _posterior(self, noisy: Tensor, rho: float) -> Tensor:
         apart = torch.cdist(noisy, self.others).square()

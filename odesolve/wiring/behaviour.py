@@ -44,13 +44,13 @@ class AnswerProbe:
             return model.evaluate(x, x, times, ("cond",))[0].double()
 
 
-def of_network(asked: AnswerProbe) -> Iterator[Finding]:
+def of_network(probe: AnswerProbe) -> Iterator[Finding]:
     """What can be seen of a network in eval mode that answers at all."""
-    first = asked()
+    first = probe()
     yield _finite(first)
-    yield _steady(first, asked())
-    yield from _independent(asked, first)
-    yield _placed(asked.model, asked.x)
+    yield _steady(first, probe())
+    yield from _independent(probe, first)
+    yield _placed(probe.model, probe.x)
 
 
 def mode(net: object) -> Finding:
@@ -69,10 +69,10 @@ def mode(net: object) -> Finding:
         )
     if not modules_of(net):
         return Finding("mode", "right", "a function, which has no train mode to be seen")
-    said = (
+    message = (
         "train mode, in which no layer of this network behaves otherwise" if layers else "eval mode"
     )
-    return Finding("mode", "right", said)
+    return Finding("mode", "right", message)
 
 
 def _finite(out: Tensor) -> Finding:
@@ -98,13 +98,13 @@ def _steady(one: Tensor, other: Tensor) -> Finding:
     return Finding("repeated", "right", "the same question gets the same answer")
 
 
-def _independent(asked: AnswerProbe, whole: Tensor) -> Iterator[Finding]:
+def _independent(probe: AnswerProbe, whole: Tensor) -> Iterator[Finding]:
     """Whether a row's answer depends on the other rows: it is asked alone, and among others."""
-    n = min(ROWS, len(asked.x) - 1)
+    n = min(ROWS, len(probe.x) - 1)
     if n < 1:
         return
     try:
-        gap = _gap(whole[:n], asked(slice(0, n)))
+        gap = _gap(whole[:n], probe(slice(0, n)))
     except Exception as e:  # a network of one batch size says so in its own words
         says = f"a part of the batch cannot be asked alone ({type(e).__name__}: {_short(e)})"
         yield Finding(
@@ -123,9 +123,9 @@ def _independent(asked: AnswerProbe, whole: Tensor) -> Iterator[Finding]:
 
 
 def _placed(model: Model, x: Tensor) -> Finding:
-    found = _tensors(model.net)
-    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in found if p.is_floating_point()})
-    devices = sorted({str(p.device) for p in found})
+    tensors = _tensors(model.net)
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in tensors if p.is_floating_point()})
+    devices = sorted({str(p.device) for p in tensors})
     if len(devices) > 1:
         return Finding(
             "device", "wrong", f"weights lie on {' and '.join(devices)}", f'net.to("{devices[0]}")'

@@ -104,12 +104,12 @@ class Denoising:
         errors = []
         rhos = []
         for level in self.levels[:levels]:
-            asked = self._at(wiring.same_question(), level)
-            if asked.answer is None:
+            task = self._at(wiring.same_question(), level)
+            if task.answer is None:
                 return None
-            ky, kf = asked.data[wiring.predicts]
-            errors.append(max(_error(asked.answer.means, ky, kf * wiring.sign), _LEAST))
-            rhos.append(asked.rho)
+            ky, kf = task.data[wiring.predicts]
+            errors.append(max(_error(task.answer.means, ky, kf * wiring.sign), _LEAST))
+            rhos.append(task.rho)
         if not all(map(math.isfinite, errors)):
             return None
         logs = [math.log(e / self.without.best(rho)) for e, rho in zip(errors, rhos, strict=True)]
@@ -126,22 +126,22 @@ class Denoising:
         to the network's answers."""
         blank = linear = 0.0
         for level in self.levels:
-            asked = self._at(fit.wiring.same_question(), level)
-            assert asked.answer is not None, "the fit was made from it"
-            least = self.without.best(asked.rho)
-            unanswered = _error(asked.answer.means, asked.data[fit.wiring.predicts][0], 0.0)
+            task = self._at(fit.wiring.same_question(), level)
+            assert task.answer is not None, "the fit was made from it"
+            least = self.without.best(task.rho)
+            unanswered = _error(task.answer.means, task.data[fit.wiring.predicts][0], 0.0)
             blank += math.log(max(unanswered, _LEAST) / least) / len(self.levels)
-            linear += math.log(self.without.linear(asked.rho) / least) / len(self.levels)
+            linear += math.log(self.without.linear(task.rho) / least) / len(self.levels)
         return fit.excess < linear + NEAR and fit.excess < blank - OWED
 
     def _each(self, fit: Fit) -> Tensor:
         """What each row adds to the excess, (n,), to first order and up to a constant."""
         shares = []
         for level, error in zip(self.levels, fit.errors, strict=True):
-            asked = self._at(fit.wiring.same_question(), level)
-            assert asked.answer is not None, "the fit was made from it"
-            ky, kf = asked.data[fit.wiring.predicts]
-            shares.append(_error(asked.answer.rows, ky, kf * fit.wiring.sign) / error)
+            task = self._at(fit.wiring.same_question(), level)
+            assert task.answer is not None, "the fit was made from it"
+            ky, kf = task.data[fit.wiring.predicts]
+            shares.append(_error(task.answer.rows, ky, kf * fit.wiring.sign) / error)
         return torch.stack(shares).mean(0)
 
     def _at(self, question: Wiring, level: float) -> DenoisingTask:
@@ -152,7 +152,7 @@ class Denoising:
         return self._asked[key]
 
     def _placed(self, question: Wiring, level: float) -> DenoisingTask:
-        made = question.applied(self.model)
+        reader = question.applied(self.model)
         path = question.path
         low, high = levels_inside(path)
         t = path.t_of_rho(min(max(level, low), high))
@@ -162,8 +162,8 @@ class Denoising:
             t = (t * steps).round().clamp(first, first + steps - 1) / steps
         rho = float(path.rho(t))
         alpha = float(path.alpha(t))
-        scale = alpha * float(made.reading.c_in(path, t))
-        time = float(made.network_times(t.reshape(1)))
+        scale = alpha * float(reader.reading.c_in(path, t))
+        time = float(reader.network_times(t.reshape(1)))
         key = f"{scale:.5g}", f"{time:.6g}", f"{rho:.6g}"
         if key not in self._answers:
             self._answers[key] = self._ask(scale, time, rho)
@@ -181,9 +181,9 @@ class Denoising:
         # whatever a network raises for a time that it does not know, this is not how it was meant
         except Exception:
             return None
-        found = Answer.of(self.rows.flatten(1), y.flatten(1), out.to(y.dtype).flatten(1))
-        if math.isfinite(found.means[1]):
-            return found
+        answer = Answer.of(self.rows.flatten(1), y.flatten(1), out.to(y.dtype).flatten(1))
+        if math.isfinite(answer.means[1]):
+            return answer
         return None
 
     def informed(self, wiring: Wiring) -> float | None:
@@ -192,19 +192,19 @@ class Denoising:
         What the best mix of noisy rows and answers leaves, beside what the noisy rows alone leave
         and what can be had without a network (of logarithms, over the levels where these differ).
         None where they do not."""
-        told = 0.0
+        share = 0.0
         can_be = 0.0
         for level in self.levels:
-            asked = self._at(wiring.same_question(), level)
-            if asked.answer is None:
+            task = self._at(wiring.same_question(), level)
+            if task.answer is None:
                 return 0.0
-            alone = self.without.linear(asked.rho)
-            best = self.without.best(asked.rho)
+            alone = self.without.linear(task.rho)
+            best = self.without.best(task.rho)
             if best > 0.9 * alone:
                 continue
             can_be += math.log(alone / best)
-            told += math.log(alone / min(alone, asked.answer.least()))
-        return told / can_be if can_be else None
+            share += math.log(alone / min(alone, task.answer.least()))
+        return share / can_be if can_be else None
 
 
 def _data_from(question: Wiring, t: Tensor, alpha: float) -> dict[str, tuple[float, float]]:

@@ -92,12 +92,12 @@ def check(
             "noise=(64, 3, 32, 32)"
         )
     noise = None if noise is None else shape_of(noise)
-    found = Check([behaviour.mode(model.net)], data=data is not None)
+    report = Check([behaviour.mode(model.net)], data=data is not None)
     expected = _expected(Wiring.of(model), data is not None)
     with _evaluated(model.net), Bar(expected, progress, " readings") as bar:
-        _look(found, model, data, noise, seed, (begun, begun + seconds), bar)
-    found.seconds = time.monotonic() - begun
-    return found
+        _look(report, model, data, noise, seed, (begun, begun + seconds), bar)
+    report.seconds = time.monotonic() - begun
+    return report
 
 
 def _expected(declared: Wiring, data: bool) -> int:
@@ -120,20 +120,20 @@ def warn_of_wiring(model: Model, shape: Sequence[int], seed: int = 0) -> None:
     few = torch.arange(min(MOST, shape[0]))
     model = model.rows(few, shape[0])
     with _evaluated(model.net):
-        drawn, _ = unseen.drawn(model, declared, (len(few), *shape[1:]), seed, math.inf, paths=1)
-        if not drawn or drawn[0].structure > unseen.CLOUD or drawn[0].wiring == declared:
+        draws, _ = unseen.draw_own(model, declared, (len(few), *shape[1:]), seed, math.inf, paths=1)
+        if not draws or draws[0].structure > unseen.CLOUD or draws[0].wiring == declared:
             return
-        search = ReadingSearch(unseen.halves(model, drawn[0].x, seed), declared)
+        search = ReadingSearch(unseen.halves(model, draws[0].x, seed), declared)
         search.narrow()
         own, (best, _) = search.own(), search.best()
     if own is None or (own.excess - best.excess > CLEAR and search.beaten(own, best)):
         apart = " and ".join(best.wiring.differs(declared))
-        told = f"the network draws and denoises better with another {apart}: {best.wiring}"
-        warn(f"{told}; ode.check(model, data) says more")
+        advice = f"the network draws and denoises better with another {apart}: {best.wiring}"
+        warn(f"{advice}; ode.check(model, data) says more")
 
 
 def _look(
-    found: Check,
+    report: Check,
     model: Model,
     data: Any,
     noise: Sequence[int] | None,
@@ -143,20 +143,20 @@ def _look(
 ) -> None:
     tick = None if bar is None else _counted(bar, _expected(Wiring.of(model), data is not None))
     if data is not None:
-        x = _looked_at(found, model, data)
+        x = _looked_at(report, model, data)
     else:
-        x = _drawn(found, model, noise, seed, span, tick)
-    network = _asked(model, x)
-    found.findings += behaviour.of_network(network)
+        x = _draw_data(report, model, noise, seed, span, tick)
+    network = _answer_probe(model, x)
+    report.findings += behaviour.of_network(network)
     search = _searched(model, x, seed, span[1], tick)
-    found.calls += network.calls + search.denoising.calls
+    report.calls += network.calls + search.denoising.calls
     if data is not None and search.fits and search.fits[0].excess > DOUBTFUL:
-        search = _rescaled(found, model, x, search, seed, span[1], tick)
-    verdicts.conclude(found, search)
+        search = _rescaled(report, model, x, search, seed, span[1], tick)
+    verdicts.conclude(report, search)
     if search.left_out:
         says = f"{search.left_out} readings were left out for want of time"
         more = f"seconds={2 * (span[1] - span[0]):g}"
-        found.findings.append(Finding("time spent", "doubt", says, more))
+        report.findings.append(Finding("time spent", "doubt", says, more))
 
 
 def _counted(bar: Callable[[float], None], expected: int) -> Callable[[], None]:
@@ -165,16 +165,16 @@ def _counted(bar: Callable[[float], None], expected: int) -> Callable[[], None]:
     return lambda: bar(min(next(ticks), expected))
 
 
-def _looked_at(found: Check, model: Model, data: Any) -> Tensor:
+def _looked_at(report: Check, model: Model, data: Any) -> Tensor:
     """The data as a batch that the network answers, with what is to be said of them."""
     x = layout.rows_of(data, layout.device_of(model, data))
     x, moved = _answering(model, x)
-    found.findings += [*moved, layout.scale(x, model)]
+    report.findings += [*moved, layout.scale(x, model)]
     return x
 
 
-def _drawn(
-    found: Check,
+def _draw_data(
+    report: Check,
     model: Model,
     noise: Sequence[int] | None,
     seed: int,
@@ -184,7 +184,7 @@ def _drawn(
     """Samples that a reading of the network draws, in place of data. Raises OdesolveError where
     none draws any."""
     middle = (span[0] + span[1]) / 2
-    own, found.calls = unseen.drawn(model, Wiring.of(model), noise or (), seed, middle, tick)
+    own, report.calls = unseen.draw_own(model, Wiring.of(model), noise or (), seed, middle, tick)
     if not own:
         raise OdesolveError(
             f"no reading of the network draws samples of shape {tuple(noise or ())}: give data="
@@ -193,12 +193,12 @@ def _drawn(
         "none were given: the readings are judged by what they draw, and the data's scale "
         "is not known"
     )
-    found.findings.append(Finding("data", "unknown", says, "ode.check(model, data)"))
+    report.findings.append(Finding("data", "unknown", says, "ode.check(model, data)"))
     return own[0].x
 
 
 def _rescaled(
-    found: Check,
+    report: Check,
     model: Model,
     x: Tensor,
     search: ReadingSearch,
@@ -209,14 +209,14 @@ def _rescaled(
     """The search among readings of the data in another scale, where the network denoises those far
     better."""
     typed, scaled, calls = _scaled(model, x, search, seed)
-    found.calls += calls
+    report.calls += calls
     if not typed:
         return search
-    says = f"{found['data'].says}: read as {typed} the network denoises them far better"
-    others = [f for f in found.findings if f.about != "data"]
-    found.findings = [*others, Finding("data", "wrong", says, typed)]
+    says = f"{report['data'].says}: read as {typed} the network denoises them far better"
+    others = [f for f in report.findings if f.about != "data"]
+    report.findings = [*others, Finding("data", "wrong", says, typed)]
     search = _searched(model, scaled, seed, until, tick)
-    found.calls += search.denoising.calls
+    report.calls += search.denoising.calls
     return search
 
 
@@ -280,7 +280,7 @@ def _answering(model: Model, x: Tensor) -> tuple[Tensor, list[Finding]]:
     raise OdesolveError(f"the network cannot be called with {given}: {first}{_unasked(model)}")
 
 
-def _asked(model: Model, x: Tensor) -> behaviour.AnswerProbe:
+def _answer_probe(model: Model, x: Tensor) -> behaviour.AnswerProbe:
     """The network with the first rows of the data and their conditions."""
     few = torch.arange(min(FEW, len(x)), device=x.device)
     return behaviour.AnswerProbe(model.rows(few, len(x)), x[few])
@@ -288,10 +288,10 @@ def _asked(model: Model, x: Tensor) -> behaviour.AnswerProbe:
 
 def _refusal(model: Model, x: Tensor) -> str | None:
     try:
-        _asked(model, x)()
+        _answer_probe(model, x)()
     except Exception as e:  # the network's own words say best what it wants
-        said = str(e).split("\n")[0]
-        return said if isinstance(e, OdesolveError) else f"{type(e).__name__}: {said}"
+        message = str(e).split("\n")[0]
+        return message if isinstance(e, OdesolveError) else f"{type(e).__name__}: {message}"
     return None
 
 

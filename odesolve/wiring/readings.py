@@ -150,13 +150,13 @@ def questions(declared: Wiring, paths: int | None = None) -> Iterator[Wiring]:
     ``paths``: of the first so many paths, by default of all.
     """
     first = declared.same_question()
-    seen = {first}
+    known = {first}
     yield first
     for path in known_paths(declared.path)[:paths]:
-        for made in _of_path(path, declared):
-            if made not in seen:
-                seen.add(made)
-                yield made
+        for question in _of_path(path, declared):
+            if question not in known:
+                known.add(question)
+                yield question
 
 
 def _of_path(path: Path, declared: Wiring) -> Iterator[Wiring]:

@@ -63,8 +63,8 @@ class Check:
     def status(self) -> str:
         """The gravest verdict: "wrong", "unknown" where the reading could not be told, "doubt" or
         "right"."""
-        found = {f.verdict for f in self.findings}
-        return next((v for v in ("wrong", "unknown", "doubt") if v in found), "right")
+        verdicts = {f.verdict for f in self.findings}
+        return next((v for v in ("wrong", "unknown", "doubt") if v in verdicts), "right")
 
     def __getitem__(self, about: str) -> Finding:
         """The finding of this name, such as ``found["prediction"]``."""
@@ -102,11 +102,11 @@ class Check:
         facts: dict[str, Any] = {"status": self.status, "data": self.data, "calls": self.calls}
         facts |= {"seconds": round(self.seconds, 3), "findings": [vars(f) for f in self.findings]}
         facts |= {
-            "declared": told([self.declared]),
-            "best": told([self.best]),
-            "same": told(self.same),
+            "declared": fits_as_values([self.declared]),
+            "best": fits_as_values([self.best]),
+            "same": fits_as_values(self.same),
         }
-        return facts | {"fits": told(self.fits)}
+        return facts | {"fits": fits_as_values(self.fits)}
 
     def attainable(self) -> list[float]:
         """The mean squared errors that can be had without a network, at the best reading's noise
@@ -126,7 +126,7 @@ class Check:
         draw(self, path)
 
 
-def told(fits: Iterable[Fit | None]) -> list[dict[str, Any]]:
+def fits_as_values(fits: Iterable[Fit | None]) -> list[dict[str, Any]]:
     """Fits as plain values."""
     return [
         {"reading": str(f.wiring), "excess": f.excess, "rho": list(f.rho), "errors": list(f.errors)}

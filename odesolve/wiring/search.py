@@ -55,21 +55,21 @@ class ReadingSearch:
         )
         return self.fits
 
-    def _round(self, asked: Iterable[Wiring]) -> None:
-        found: list[tuple[float, Wiring]] = []
-        for question in asked:
-            if time.monotonic() > self.deadline and found:
+    def _round(self, wirings: Iterable[Wiring]) -> None:
+        errors: list[tuple[float, Wiring]] = []
+        for question in wirings:
+            if time.monotonic() > self.deadline and errors:
                 self.left_out += 1
                 continue
             tried = [fit for w in answers(question) if (fit := self.denoising.fit(w, FEW))]
             if tried:
-                found.append((min(f.excess for f in tried), question))
+                errors.append((min(f.excess for f in tried), question))
             if self.tick is not None:
                 self.tick()
-        lowest = min((excess for excess, _ in found), default=0.0)
+        lowest = min((excess for excess, _ in errors), default=0.0)
         kept = [
             q
-            for excess, q in found
+            for excess, q in errors
             if excess <= lowest + KEPT or q == self.declared.same_question()
         ]
         for question in kept:
@@ -84,9 +84,9 @@ class ReadingSearch:
     @staticmethod
     def most(declared: Wiring) -> int:
         """How many questions ``run`` asks at most in its first rounds."""
-        asked = list(questions(declared))
-        others = sum(1 for q in asked if q.time == "t" and q.time_scale == 1.0)
-        return len(asked) + len(MORE_SCALES) * others + len(NEAR)
+        wirings = list(questions(declared))
+        others = sum(1 for q in wirings if q.time == "t" and q.time_scale == 1.0)
+        return len(wirings) + len(MORE_SCALES) * others + len(NEAR)
 
     def own(self) -> Fit | None:
         """How the declared reading fits."""

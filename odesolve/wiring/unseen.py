@@ -52,7 +52,7 @@ class Own:
         return self.structure + UNSURE * max(0.0, self.fit.excess)
 
 
-def drawn(
+def draw_own(
     model: Model,
     declared: Wiring,
     shape: Sequence[int],
@@ -63,25 +63,25 @@ def drawn(
 ) -> tuple[list[Own], int]:
     """What the declared reading and then the others draw until the deadline, the likeliest first,
     and the calls made."""
-    found = []
+    readings = []
     calls = 0
     for wiring in _readings(declared, paths):
-        if found and time.monotonic() > deadline:
+        if readings and time.monotonic() > deadline:
             break
         own, used = of_reading(model, wiring, shape, seed)
         calls += used
         if own is not None:
-            found.append(own)
+            readings.append(own)
         if tick is not None:
             tick()
-    found.sort(key=lambda own: own.cost)
+    readings.sort(key=lambda own: own.cost)
     holds = any(
-        own.wiring == declared and own.holds for own in found
+        own.wiring == declared and own.holds for own in readings
     )  # as others may that draw other data: none is likelier
     # and a linear network draws clouds in every reading
-    if holds or (found and found[0].structure > CLOUD):
-        found.sort(key=lambda own: own.wiring != declared)
-    return found, calls
+    if holds or (readings and readings[0].structure > CLOUD):
+        readings.sort(key=lambda own: own.wiring != declared)
+    return readings, calls
 
 
 def _readings(declared: Wiring, paths: int | None = None) -> Iterator[Wiring]:
@@ -98,7 +98,7 @@ def _readings(declared: Wiring, paths: int | None = None) -> Iterator[Wiring]:
 
 
 def most(declared: Wiring) -> int:
-    """How many readings ``drawn`` looks at, at most."""
+    """How many readings ``draw_own`` looks at, at most."""
     return sum(1 for _ in _readings(declared))
 
 
@@ -110,13 +110,13 @@ def of_reading(
 ) -> tuple[Own | None, int]:
     """What one reading draws, None where that cannot be meant, and the calls made."""
     try:
-        drawn: Any = sample(
+        samples: Any = sample(
             wiring.applied(model), tuple(shape), steps=STEPS, seed=seed, progress=False
         )
     # whatever a network raises for a time that it does not know, this is not how it was meant
     except Exception:
         return None, STEPS
-    x = drawn.double()
+    x = samples.double()
     if not NARROWEST < float((x - x.mean(0)).square().mean().sqrt()) < WIDEST:
         return None, STEPS
     denoising = halves(model, x, seed)

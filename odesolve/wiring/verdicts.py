@@ -23,34 +23,34 @@ STEADY = 0.5  # of the data's deviation, by which data predictions may spread at
 SIGNAL = 0.2  # of the noise end's noise
 
 
-def conclude(found: Check, search: ReadingSearch) -> None:
+def conclude(report: Check, search: ReadingSearch) -> None:
     """Write into a check what the fits say."""
-    found.fits = search.fits
-    found.declared = search.own()
-    told = _informed(search)
+    report.fits = search.fits
+    report.declared = search.own()
+    informed = _informed(search)
     if not search.fits:
         says = "the network answers none of the readings that are in use"
-        found.findings.append(
+        report.findings.append(
             Finding(
                 "training", "unknown", says, "ode.Model(net, your path, predicts=..., time=...)"
             )
         )
         return
     best, same = search.best()
-    if told is not None and told < TELLS_LITTLE:
-        found.findings.append(_untrained(search, told))
+    if informed is not None and informed < TELLS_LITTLE:
+        report.findings.append(_untrained(search, informed))
         if not search.denoising.filters(best):
-            found.findings += [
+            report.findings += [
                 Finding(a, "unknown", "nothing fits an untrained network") for a in ASPECTS[:4]
             ]
             return
     else:
-        found.findings.append(_trained(told, best))
-    found.best = best
-    found.same = same
-    found.model = best.wiring.applied(search.denoising.model)
-    found.findings += _aspects(search, found.declared, best)
-    found.findings.append(_ends(search.denoising, best.wiring))
+        report.findings.append(_trained(informed, best))
+    report.best = best
+    report.same = same
+    report.model = best.wiring.applied(search.denoising.model)
+    report.findings += _aspects(search, report.declared, best)
+    report.findings.append(_ends(search.denoising, best.wiring))
 
 
 def _informed(search: ReadingSearch) -> float | None:
@@ -62,11 +62,11 @@ def _informed(search: ReadingSearch) -> float | None:
     return max(known) if known else None
 
 
-def _untrained(search: ReadingSearch, told: float) -> Finding:
+def _untrained(search: ReadingSearch, informed: float) -> Finding:
     """Of a network whose answers tell little."""
     own, (best, _) = search.own(), search.best()
     if own is not None and search.denoising.filters(own):
-        says = f"has learned no more than a linear filter: {_share(told)}"
+        says = f"has learned no more than a linear filter: {_share(informed)}"
         return Finding("training", "doubt", says, "load its weights, or train it longer")
     or_little = (
         " or has learned no more than a linear filter" if search.denoising.filters(best) else ""
@@ -74,13 +74,13 @@ def _untrained(search: ReadingSearch, told: float) -> Finding:
     return Finding(
         "training",
         "wrong",
-        f"looks untrained{or_little}: {_share(told)}",
+        f"looks untrained{or_little}: {_share(informed)}",
         "load its weights, or train it",
     )
 
 
-def _trained(told: float | None, best: Fit) -> Finding:
-    if told is None:
+def _trained(informed: float | None, best: Fit) -> Finding:
+    if informed is None:
         says = (
             "these data are as good as a Gaussian cloud: they do not show whether the network "
             "is trained"
@@ -88,17 +88,17 @@ def _trained(told: float | None, best: Fit) -> Finding:
         return Finding("training", "unknown", says, "")
     if best.excess > BADLY:
         more = (
-            f"{_share(told)}; no reading uses it (the best errs {math.exp(best.excess):.1f} "
+            f"{_share(informed)}; no reading uses it (the best errs {math.exp(best.excess):.1f} "
             "times as much)"
         )
         return Finding(
             "training", "doubt", more, "train it longer, or give the path that it was trained on"
         )
-    return Finding("training", "right", _share(told))
+    return Finding("training", "right", _share(informed))
 
 
-def _share(told: float) -> str:
-    share = "more than" if told > 1 else f"{max(told, 0.0):.0%} of what"
+def _share(informed: float) -> str:
+    share = "more than" if informed > 1 else f"{max(informed, 0.0):.0%} of what"
     return f"its answers tell {share} the best filter made of the data tells"
 
 

@@ -302,7 +302,7 @@ def test_rows_cut_one_number_a_sample():
             lambda fewer=fewer: fewer.velocity(X[:4], 0.5),
         ):
             with pytest.raises(
-                OdesolveError, match="has 5 numbers for a batch of 4: give one a sample"
+                OdesolveError, match="has 5 numbers for a batch of 4: give one per sample"
             ):
                 call()
 
@@ -414,7 +414,7 @@ def test_scales_that_are_none_are_refused(door, bad):
         "guided": lambda: model.guided(BAD[bad], uncond={"y": NONE}),
         "classifier_guided": lambda: model.classifier_guided(judge, BAD[bad], {"y": Y}),
     }
-    told = r"scale.*give .*a finite number, one number a sample \(B,\), or a function"
+    told = r"scale.*give .*a finite number, one number per sample \(B,\), or a function"
     with pytest.raises(OdesolveError, match=told):
         calls[door]()
 
@@ -456,7 +456,7 @@ def test_a_jobs_fingerprint_sees_scales():
 
 
 def test_reports_say_what_a_scale_is():
-    for scale, word in ((2.0, 2.0), (EACH, "one a sample"), (rising, "a function of t")):
+    for scale, word in ((2.0, 2.0), (EACH, "one per sample"), (rising, "a function of t")):
         model = ode.Model(net, VP, "noise", cond={"y": Y}).guided(scale, uncond={"y": NONE})
         found = ode.profile(model, ["ddim"], nfe=[4], noise=X, timing=0, progress=False)
         assert f'"guidance": {word!r}'.replace("'", '"') in found.to_json()

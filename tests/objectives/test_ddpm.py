@@ -228,7 +228,7 @@ def test_the_hybrid_evaluates_once_and_counts_a_number():
     found = Hybrid(model)(normal(5, 2), cond=cond, generator=generator(4))
     assert len(calls) == 1
     assert torch.equal(calls[0], cond["label"])
-    index, noise = VariationalBound(model, "learned").drawn(normal(5, 2), None, None, generator(4))
+    index, noise = VariationalBound(model, "learned").draw(normal(5, 2), None, None, generator(4))
     own = model.given(**cond)
     bound = VariationalBound(own, "learned")(normal(5, 2), index=index, noise=noise)
     torch.testing.assert_close(found.bound, bound.each / 2)

@@ -136,7 +136,7 @@ def test_conditions_couplings_weights_and_importance_together(predicts, path):
         torch.randn(8, 5, dtype=torch.float64, generator=g),
         torch.randn(8, 5, dtype=torch.float64, generator=g),
     )
-    y, t = torch.arange(8) % 2, times.drawn(law, 8, path, g)
+    y, t = torch.arange(8) % 2, times.draw_times(law, 8, path, g)
     model = silent(path, predicts)
     found = Matching(model, "v", times=law, coupling="ot", importance=True)(
         x, noise=noise, t=t, cond={"y": y}

@@ -15,7 +15,7 @@ from odesolve.objectives import (
     VariationalBound,
     times,
 )
-from odesolve.objectives.times import drawn, relative
+from odesolve.objectives.times import draw_times, relative
 from tests.rows import rows
 
 DDPM = ode.paths.Discrete.ddpm()
@@ -78,7 +78,7 @@ def test_probabilities_are_those_of_the_draws(law, path):
     every = every if path is SHORT else 1 - every
     p = relative(LAWS[law], every, path) / 10
     assert float(p.sum()) == pytest.approx(1.0, abs=1e-9)
-    t = drawn(LAWS[law], 20_000, path, generator(3))
+    t = draw_times(LAWS[law], 20_000, path, generator(3))
     index = ((t if path is SHORT else 1 - t) * 10).round().long() - 1
     counts, there = torch.bincount(index, minlength=10).double(), p > 1e-12
     assert not counts[~there].any()
@@ -88,7 +88,7 @@ def test_probabilities_are_those_of_the_draws(law, path):
 
 def test_uniform_times_on_a_table_are_the_table():
     torch.testing.assert_close(
-        drawn(times.Uniform(), 100, DDPM, generator(1)),
+        draw_times(times.Uniform(), 100, DDPM, generator(1)),
         times.Table()(100, DDPM, generator(1)),
         rtol=0,
         atol=1e-12,

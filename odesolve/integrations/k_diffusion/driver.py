@@ -22,7 +22,7 @@ from odesolve.lowering.lower import Reading, lower
 from odesolve.lowering.program import Program
 from odesolve.model.model import Model
 from odesolve.noise.keys import keys_of, seed_of
-from odesolve.planning.planner import kept
+from odesolve.planning.planner import hashable
 from odesolve.plans.instructions import Evaluate
 from odesolve.plans.plan import Plan
 from odesolve.process.progress import Bar
@@ -102,7 +102,7 @@ def solve(
     levels = tuple(map(float, sigmas.tolist()))
     wide = torch.promote_types(x.dtype, torch.float32)
     source = "given" if noise_sampler is not None else "tree" if tree else "cells"
-    chosen = tuple(sorted((name, kept(name, value)) for name, value in options.items()))
+    chosen = tuple(sorted((name, hashable(name, value)) for name, value in options.items()))
     ready = prepare(solver, chosen, levels, flow, wide != x.dtype, source)
     return _run(
         ready,

@@ -234,7 +234,7 @@ class EquationForm:
             return a * w
         return a.unsqueeze(-1) * w.unsqueeze(-2)
 
-    def held(self, x: Tensor) -> Tensor:
+    def tensor_of(self, x: Tensor) -> Tensor:
         """The value itself."""
         return x
 

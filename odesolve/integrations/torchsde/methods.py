@@ -189,7 +189,7 @@ class _Columns:
     def __init__(self, eq: EquationForm):
         self.eq = eq
         self.f = eq.f
-        self.held = eq.held
+        self.tensor_of = eq.tensor_of
         self.space = eq
         self.noise = eq.noise
 

@@ -315,7 +315,7 @@ class ControlledSystem:
         last: Tensor,
         reached: float,
     ) -> Outcome:
-        status, made = _read(results.state, STATUS, STEPS)
+        status, steps = _read(results.state, STATUS, STEPS)
         if watch.reached is not None:
             reached = watch.reached
             last = watch.y[-1][0]
@@ -326,7 +326,7 @@ class ControlledSystem:
         if word not in (NAMES[OK], NAMES[EVENT]):
             why = self._why(system, watch, results, word)
         states = torch.cat(watch.y)
-        return Outcome(states, system.drift.open(last), reached, word, int(made), why, watch.steps)
+        return Outcome(states, system.drift.open(last), reached, word, int(steps), why, watch.steps)
 
     @torch.no_grad()
     def _why(self, system: System, watch: SystemWatch, results: Results, word: str) -> str:

@@ -107,16 +107,16 @@ class Gridded:
         y = system.y0
         out = [system.y0]
         place = 1
-        made = 0
+        steps = 0
         assert isinstance(self.grid, Tensor)
         for where in self._intervals(self.grid):
             y1, f0 = self._step(system, where, y)
-            made += 1
+            steps += 1
             while place < len(times) and sign * times[place] <= sign * where.t1:
                 out.append(self._between(system, where, y, y1, f0, place))
                 place += 1
             y = y1
-        return Outcome(torch.stack(out), system.drift.open(y.detach()), times[-1], "ok", made)
+        return Outcome(torch.stack(out), system.drift.open(y.detach()), times[-1], "ok", steps)
 
     def _step(self, system: System, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
         if system.listeners.step is not None:
@@ -144,9 +144,9 @@ class Gridded:
         if clock.times[place] == where.t1 and not moves:
             return y1
         f1 = system.drift(where.time(1.0, y1), y1) if self.interp == "cubic" else None
-        ends = (where.t0, where.t1) if where.ends is None else where.ends
+        t0, t1 = (where.t0, where.t1) if where.ends is None else where.ends
         t = clock.t[place] if clock.linked else clock.times[place]
-        return interpolated(y, y1, f0, f1, where.length(y), (t - ends[0]) / (ends[1] - ends[0]))
+        return interpolated(y, y1, f0, f1, where.length(y), (t - t0) / (t1 - t0))
 
     def _to_event(self, system: System) -> Outcome:
         clock = system.clock
@@ -180,11 +180,11 @@ class Gridded:
         y: Tensor,
         t: float,
         status: str,
-        made: int,
+        steps: int,
         why: str,
     ) -> Outcome:
         return Outcome(
-            torch.stack([system.y0, y]), system.drift.open(y.detach()), t, status, made, why
+            torch.stack([system.y0, y]), system.drift.open(y.detach()), t, status, steps, why
         )
 
     @torch.no_grad()
@@ -209,7 +209,7 @@ class Gridded:
         y: tuple[Tensor, Tensor],
         f: tuple[Tensor, Tensor | None],
         theta: float,
-        made: int,
+        steps: int,
     ) -> Outcome:
         t = where.t0 + theta * (where.t1 - where.t0)
         share = (
@@ -217,7 +217,7 @@ class Gridded:
         )
         last = interpolated(*y, *f, where.length(y[0]), share)
         return Outcome(
-            torch.stack([system.y0, last]), system.drift.open(last.detach()), t, "event", made
+            torch.stack([system.y0, last]), system.drift.open(last.detach()), t, "event", steps
         )
 
 

@@ -152,7 +152,8 @@ class ImplicitRungeKutta:
                 for c, x in zip(self.tableau.c, states, strict=True)
             ]
         )
-        blocks = torch.eye(stages * n, dtype=y.dtype, device=y.device).view(stages, n, stages, n)
+        blocks = torch.eye(stages * n, dtype=y.dtype, device=y.device)
+        blocks = blocks.view(stages, n, stages, n)
         blocks = blocks - h * torch.einsum("ij,ipq->ipjq", a, j)
         lu, pivots = torch.linalg.lu_factor(blocks.reshape(stages * n, stages * n))
         self.kept = (h, (lu, pivots))

@@ -116,5 +116,6 @@ def _weights(nodes: tuple[float, ...]) -> tuple[float, ...]:
     out = []
     for j, node in enumerate(nodes):
         others = np.array([n for i, n in enumerate(nodes) if i != j])
-        out.append(float(w @ np.prod((x[:, None] - others) / (node - others), axis=1)))
+        factors = (x[:, None] - others) / (node - others)
+        out.append(float(w @ np.prod(factors, axis=1)))
     return tuple(out)
