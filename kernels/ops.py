@@ -4,6 +4,7 @@ calls never come here."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from odesolve.kernels import dispatch, philox, reference, refusals
@@ -87,7 +88,9 @@ def _bare(x):
 
 def _eager(op: Op):
     def kernel(*args) -> None:
-        given = [list(map(_bare, v)) if isinstance(v, list | tuple) else _bare(v) for v in args]
+        given: list[Any] = [
+            list(map(_bare, v)) if isinstance(v, list | tuple) else _bare(v) for v in args
+        ]
         for k in op.numbers:
             if given[k].dim() == 0 and given[k].is_cpu:
                 given[k] = given[k].item()

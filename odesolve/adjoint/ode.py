@@ -89,8 +89,8 @@ class ODEGradients:
         self.drift = Drift(self.f, self.y0, self.args, self.by_sample)
         self.times = fitted(self.times, self.drift)
         dtype = self.drift.start.dtype
-        equal = isinstance(self.way, EqualSteps)
-        self.grid = self.way.grid(self.times, dtype) if equal else None
+        way = self.way
+        self.grid = way.grid(self.times, dtype) if isinstance(way, EqualSteps) else None
 
     def solve(self) -> Solution:
         """The solution, whose states are connected to everything that wants gradients."""

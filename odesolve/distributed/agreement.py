@@ -112,10 +112,11 @@ def _looked_at(value: Any, sharded_only: bool = False) -> ValueWalk:
 
 def _settings(value: Any) -> Any:
     """An executor by what it says that it was made with; see ``run.executor.Described``."""
-    settings = getattr(value, "settings", None)
+    settings: Any = getattr(value, "settings", None)
     if not hasattr(value, "cast") or not callable(settings):
         return value
-    return [type(value).__qualname__, dict(settings())]
+    stated: Any = settings()
+    return [type(value).__qualname__, dict(stated)]
 
 
 def _of_net(net: nn.Module) -> bytes:

@@ -403,7 +403,7 @@ def _on_grid(model: Model, x: Tensor, tracing: Tracing, plan: Plan, base: Any) -
 def _prior(base: Any) -> Any:
     if isinstance(base, str) and base == "normal":
         return None
-    prior = base.log_prob if hasattr(base, "log_prob") else base
+    prior: Any = getattr(base, "log_prob", base)
     if prior is not None and not callable(prior):
         raise OdesolveError(
             f"base={short(base)}: give a density of the latents, with log_prob or as a function"

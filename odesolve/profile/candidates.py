@@ -210,11 +210,9 @@ def _next_guess(
 def numbers(budgets: int | Sequence[int]) -> list[int]:
     """The budgets of network evaluations, ascending, without repeats. Raises OdesolveError unless
     all are positive."""
-    given = (
-        list(budgets)
-        if isinstance(budgets, Sequence) and not isinstance(budgets, (str, bytes))
-        else [budgets]
-    )
+    given: list[Any] = [budgets]
+    if isinstance(budgets, Sequence) and not isinstance(budgets, (str, bytes)):
+        given = list(budgets)
     if not given or not all(is_whole(n, 1) and n <= MAX_STEPS for n in given):
         raise OdesolveError(
             f"nfe={short(budgets)}: give whole numbers of evaluations, at most {MAX_STEPS}, such "

@@ -126,7 +126,7 @@ class Window:
             check_path(self.coarse, model.path, "coarse")
         rec = recurrence(program.plan)
         if isinstance(rec, str) or self.exact:
-            why = "exact=True" if self.exact else rec
+            why = rec if isinstance(rec, str) and not self.exact else "exact=True"
             solve = Replay(self, program, x, keys, model)
         else:
             why = None

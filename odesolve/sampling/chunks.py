@@ -154,10 +154,8 @@ def _missing(like: Result, n: int) -> Result:
 def together(parts: Sequence[Result]) -> Result:
     """One result of many that are of different samples: tensors and lists in a row, numbers as
     ``OF_THE_MOST`` says."""
-    joint = {
-        f.name: _together(f.name, [getattr(part, f.name) for part in parts])
-        for f in fields(parts[0])
-    }  # type: ignore[arg-type]
+    names = [f.name for f in fields(parts[0])]  # type: ignore[arg-type]
+    joint = {name: _together(name, [getattr(part, name) for part in parts]) for name in names}
     return replace(parts[0], **joint)  # type: ignore[type-var]
 
 

@@ -192,7 +192,7 @@ def _converted(
     t: float,
     predicts: str,
     quantity: str,
-    sigma_data: float | None,
+    sigma_data: float,
 ) -> bool:
     """Whether a prediction and the state make the quantity."""
     return all(math.isfinite(float(w)) for w in path.convert(t, predicts, quantity, sigma_data))

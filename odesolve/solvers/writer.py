@@ -19,6 +19,7 @@ from odesolve.plans.instructions import (
     Instruction,
     LinearForm,
     Output,
+    Quantity,
     stream_of,
 )
 from odesolve.plans.plan import Plan
@@ -198,7 +199,7 @@ class Writer:
         return plan
 
     def _evaluate(
-        self, x: LinearForm, at: Point, quantity: str, to: float | None = None
+        self, x: LinearForm, at: Point, quantity: Quantity, to: float | None = None
     ) -> LinearForm:
         self._evaluations += 1
         name = f"{'D' if quantity == 'data' else 'u'}{self._evaluations}"

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from odesolve.ode.equal_steps import StepGrid
+from odesolve.ode.times import Time
 from odesolve.stochastic.equal_steps import FusedSteps
 from odesolve.stochastic.equation import Equation, Matrix
 
@@ -22,11 +23,11 @@ class PlainEquation:
         self.noise = eq.noise
         self.space = self
 
-    def f(self, x: Tensor, t: float) -> Tensor:
+    def f(self, x: Tensor, t: Time) -> Tensor:
         """The drift."""
         return self.eq.drift(self.eq.time(t), x, self.args)
 
-    def both(self, x: Tensor, t: float, w: Any) -> tuple[Tensor, Tensor]:
+    def both(self, x: Tensor, t: Time, w: Any) -> tuple[Tensor, Tensor]:
         """The drift, and the diffusion times an increment."""
         g = self.g(t, x)
         return self.f(x, t), g * w
@@ -35,7 +36,7 @@ class PlainEquation:
         """The tensor itself as a value."""
         return x
 
-    def g(self, t: float, x: Tensor) -> Any:
+    def g(self, t: Time, x: Tensor) -> Any:
         """The diffusion, a number, what broadcasts to the state, or of general noise a
         ``Matrix``."""
         out = self.eq.diffusion(t, x, self.args)

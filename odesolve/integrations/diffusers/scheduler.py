@@ -162,9 +162,8 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         one."""
         source = None
         if isinstance(config, SchedulerMixin):
-            # type: ignore[attr-defined]
             source = type(config).__name__
-            config = config.config
+            config = config.config  # type: ignore[attr-defined]
         if not isinstance(config, Mapping):
             raise OdesolveError(
                 f"config is {type(config).__name__}: give pipe.scheduler or pipe.scheduler.config"

@@ -74,9 +74,8 @@ def get_sigmas_vp(
 
 def _checked(n: int, sigma_min: float, sigma_max: float) -> tuple[int, float, float]:
     """The number of levels and both ends. Raises OdesolveError for what they cannot be."""
-    return whole("n", n, 1), *(
-        positive(k, v, "0.03") for k, v in (("sigma_min", sigma_min), ("sigma_max", sigma_max))
-    )
+    low = positive("sigma_min", sigma_min, "0.03")
+    return whole("n", n, 1), low, positive("sigma_max", sigma_max, "0.03")
 
 
 def _finished(values: levels.Levels, device: Device) -> Tensor:
