@@ -266,8 +266,9 @@ def test_calls_keep_no_threads_and_files(tmp_path):
             call()
         return before, held()
 
+    # what the first call still held may have gone by the end
     for before, after in on_ranks(check, 2, tmp_path):
-        assert after == before
+        assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)
 
 
 def test_meshes_of_some_of_the_ranks(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -118,11 +119,17 @@ def until(condition, seconds=LIMIT):
 
 
 def stop(p):
-    os.kill(p.pid, signal.SIGSTOP)
+    _send(p, signal.SIGSTOP)
 
 
 def go_on(p):
-    os.kill(p.pid, signal.SIGCONT)
+    _send(p, signal.SIGCONT)
+
+
+def _send(p, signum):
+    # it may have done its work before the signal, and be gone
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(p.pid, signum)
 
 
 def left(out):
