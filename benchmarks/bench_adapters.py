@@ -1,6 +1,7 @@
-"""The diffusers adapter beside diffusers' own schedulers: a step, called as pipelines call it.
+"""The adapters beside the loops that they stand in for: diffusers' schedulers, a step called as
+pipelines call it, and k-diffusion's samplers.
 
-There is no network.
+The network costs next to nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import torch
 from timing import OURS, Case
 
 from odesolve.integrations.diffusers import OdesolveScheduler
+from odesolve.integrations.k_diffusion import sampling
 
 TESTS = (
     "tests/integrations/diffusers/test_equal_vp.py",
     "tests/integrations/diffusers/test_equal_flow.py",
+    "tests/integrations/k_diffusion/test_samplers.py",
 )
 SHAPES = ((1, 4, 64, 64), (4, 4, 128, 128))
 STEPS = 50
@@ -40,6 +43,13 @@ ROWS = {
     ),
 }
 
+SAMPLERS = (
+    "sample_euler",
+    "sample_heun",
+    "sample_dpmpp_2m",
+    "sample_euler_ancestral",
+    "sample_dpmpp_2m_sde",
+)
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 
@@ -75,3 +85,26 @@ def _loop(scheduler, shape):
         return x
 
     return loop
+
+
+@pytest.mark.parametrize("contender", [OURS, "k-diffusion"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def bench_step_of_a_sampler(in_turn, name):
+    """k-diffusion's samplers under their own names, noise on the Brownian path that is their
+    default."""
+    in_turn(_samplers, name)
+
+
+def _samplers(name: str) -> Case:
+    from tests.parity.peers import k_diffusion
+
+    theirs, _ = k_diffusion()
+    x = 10 * torch.randn(SHAPES[0])
+    sigmas = torch.cat([torch.logspace(1, -1, STEPS), torch.zeros(1)])
+    zeros = torch.zeros_like(x)
+
+    def loop(module):
+        sampler = getattr(module, name)
+        return lambda: sampler(lambda x, sigma, **_: zeros, x, sigmas, disable=True)
+
+    return Case(contenders={OURS: loop(sampling), "k-diffusion": loop(theirs)}, per=STEPS)

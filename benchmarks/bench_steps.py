@@ -7,10 +7,8 @@ sampler does. Planning (ours) and set_timesteps (diffusers) are not in it.
 from __future__ import annotations
 
 import itertools
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +18,6 @@ from timing import OURS, Case, Contender
 import odesolve as ode
 from odesolve import grids, paths
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 TESTS = ("tests/kernels", "tests/parity", "tests/run")
 LARGE = (4, 16, 512, 512)
 SHAPES = ((1, 4, 64, 64), (16, 3, 32, 32), LARGE)

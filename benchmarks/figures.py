@@ -23,6 +23,7 @@ SAMPLERS = {
     "flow matching, Euler": "flow matching euler shape={}",
 }
 PIPELINES = {"DPM++ 2M": "DPM++ 2M", "UniPC-2": "UniPC-2", "flow matching's Euler": "flow, Euler"}
+SAMPLER = "step of a sampler name="
 ADAPTIVE = {"with": "dopri5 of a small network", "without": "step of dopri5 without a network"}
 
 Rows = dict[str, dict[str, dict]]
@@ -68,6 +69,17 @@ def pipelines() -> Iterator[str]:
         yield f"a step of a pipeline, {name}: {ours} µs, diffusers {theirs}"
 
 
+def samplers() -> Iterator[str]:
+    """The table of docs/from-k-diffusion.md."""
+    rows = read("adapters")
+    yield "| µs per step | k-diffusion | here |"
+    yield "| --- | --- | --- |"
+    for group, row in rows.items():
+        if group.startswith(SAMPLER):
+            theirs, ours = microseconds(row, "k-diffusion"), microseconds(row, OURS)
+            yield f"| `{group.removeprefix(SAMPLER)}` | {theirs} | {ours} |"
+
+
 def adaptive() -> Iterator[str]:
     """How many times as long as ours the peers take for an adaptive solve."""
     rows = read("adaptive")
@@ -78,9 +90,7 @@ def adaptive() -> Iterator[str]:
 
 
 def transport() -> Iterator[str]:
-    """The assignment of the largest batches; nothing where scipy was not waited for."""
-    if not (RESULTS / "transport.json").exists():
-        return
+    """The assignment of the largest batches."""
     rows = [row for group, row in read("transport").items() if "batch=4096" in group]
     for who in (OURS, "scipy"):
         seconds = [row[who]["stats"]["median"] for row in rows]
@@ -95,5 +105,5 @@ def times_ours(entries: Iterable[dict]) -> str:
 
 
 if __name__ == "__main__":
-    for lines in (steps(), pipelines(), adaptive(), transport()):
+    for lines in (steps(), pipelines(), samplers(), adaptive(), transport()):
         print("\n".join(lines), end="\n\n")

@@ -21,7 +21,7 @@ class Stepper:
     With ``buffers`` memory is used again from step to step, but for what ``hand_out`` gave away;
     None leaves all of it to gradients and to callers that keep what they are given."""
 
-    __slots__ = ("buffers", "functions", "position", "slots", "start")
+    __slots__ = ("buffers", "functions", "ops", "position", "slots", "start")
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class Stepper:
         buffers: Buffers | None = None,
     ):
         self.start = start
+        self.ops = start.program.ops
         self.functions = functions
         self.buffers = buffers
         self.position = start.position
@@ -64,12 +65,12 @@ class Stepper:
     @property
     def done(self) -> bool:
         """Whether the solve is finished."""
-        return self.position == len(self.start.program.ops)
+        return self.position == len(self.ops)
 
     @property
     def call(self) -> Call:
         """The network call that is waited for."""
-        return self.start.program.ops[self.position]  # type: ignore[return-value]
+        return self.ops[self.position]  # type: ignore[return-value]
 
     @property
     def state(self) -> Tensor:
@@ -98,24 +99,21 @@ class Stepper:
     def answer(self, outputs: Sequence[Tensor], draw: Draw | None = None) -> None:
         """Go on to the next network call, or to the end, with what the network answered to this one
         (one tensor per branch); ``draw`` as for ``run.advance.begin``."""
-        start = self.start
         position = self.position
-        program = start.program
         slots = self.slots
         # Rejected: run.advance.accept, which looks whether an output lies in memory that is about
         # to be used again: hand_out has given the input's away.
-        for slot, value in zip(program.ops[position].outputs, outputs, strict=True):  # type: ignore[union-attr]
+        for slot, value in zip(self.ops[position].outputs, outputs, strict=True):  # type: ignore[union-attr]
             slots[slot] = value
-        for slot in program.frees[position]:
+        for slot in self.start.program.frees[position]:
             slots[slot] = None
-        self.position = proceed(start, position + 1, slots, self.functions, self.buffers, draw)
+        self.position = proceed(self.start, position + 1, slots, self.functions, self.buffers, draw)
 
     def hand_out(self) -> Tensor:
         """The network's next input, or the result: the caller's from now on, never written over."""
-        program = self.start.program
         position = self.position
-        done = position == len(program.ops)
-        slot = program.result if done else program.ops[position].input  # type: ignore[union-attr]
+        done = position == len(self.ops)
+        slot = self.program.result if done else self.ops[position].input  # type: ignore[union-attr]
         if self.buffers is not None:
             self.buffers[slot] = None
         return self.slots[slot]  # type: ignore[return-value]

@@ -23,6 +23,10 @@ def test_the_readme_says_what_was_recorded(figures):
     assert "\n".join(figures.steps()) in (ROOT / "README.md").read_text()
 
 
+def test_the_page_on_k_diffusion_says_what_was_recorded(figures):
+    assert "\n".join(figures.samplers()) in (ROOT / "docs" / "from-k-diffusion.md").read_text()
+
+
 def test_every_line_has_its_rows(figures):
     assert len(list(figures.pipelines())) == len(figures.PIPELINES)
     assert len(list(figures.adaptive())) == 4

@@ -47,8 +47,6 @@ def work(seconds):
 """
 
 
-# scipy takes minutes: docs quote results/transport.csv, an older record of the same cases.
-UNRECORDED = ("bench_transport.py",)
 ABOUT = ("device", "threads", "system", "python", "torch")
 
 
@@ -142,9 +140,6 @@ def test_every_benchmark_has_committed_figures_and_no_other_has():
     names = {line for line in done.stdout.splitlines() if "::" in line}
     committed = set()
     for path in FOLDER.glob("bench_*.py"):
-        if path.name in UNRECORDED:
-            names = {name for name in names if not name.startswith(path.name)}
-            continue
         file = FOLDER / "results" / f"{path.stem.removeprefix('bench_')}.json"
         committed |= {entry["fullname"] for entry in json.loads(file.read_text())["benchmarks"]}
     assert names == committed
