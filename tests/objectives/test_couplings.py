@@ -311,6 +311,7 @@ def curvature(model, noise, steps=100):
     return float((moves - moves.mean(0)).square().sum(2).mean())
 
 
+@pytest.mark.long
 def test_optimal_transport_straightens_paths_and_calms_gradients():
     """Pooladian et al. 2023, Tong et al. 2024: curvature from .343 to .0012, loss from .657 to
     .039, squares from 5.31 to .45.

@@ -9,7 +9,7 @@ from torch import nn
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations import torchsde as ours
-from tests.products import diagonal
+from tests.products import LONG, diagonal
 
 from .equations import CASES, WIDE, gap
 
@@ -18,6 +18,8 @@ COMPLEX = {"dtype": torch.complex128}
 TS = torch.tensor([0.0, 0.25, 0.5], **WIDE)
 B, D, M = 3, 2, 2
 REAL_ONLY = ("milstein", "srk", "log_ode")
+# Every method with one noise or two, in turn.
+SOME = CASES if LONG else CASES[::2]
 
 
 class Turning(nn.Module):
@@ -117,7 +119,7 @@ def test_torchsdes_answers(calculus, method, noise, kind):
             )
 
 
-@pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
+@pytest.mark.parametrize(("calculus", "method", "noise"), SOME)
 def test_pairs_of_reals(calculus, method, noise):
     """States and gradients are those of the real equation of both parts; g and f need not be
     holomorphic."""
@@ -141,7 +143,7 @@ def test_pairs_of_reals(calculus, method, noise):
 
 @pytest.mark.parametrize(
     ("calculus", "method", "noise", "kind"),
-    [(*a, b) for a, b in diagonal(list(CASES), [torch.float64, torch.complex128])],
+    [(*a, b) for a, b in diagonal(SOME, [torch.float64, torch.complex128])],
 )
 def test_closed_forms(calculus, method, noise, kind):
     """y0 exp((k - c) t + s r W + ...): states, and gradients by the steps and by the adjoint of the
