@@ -74,8 +74,15 @@ def test_gaussian_flow_carries_the_marginals():
     torch.testing.assert_close(torch.cov(x.T), cov, rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize("p", [paths.VP(), paths.Linear(), paths.EDM()], ids=str)
-@pytest.mark.parametrize(("u", "v"), [(0.9, 0.05), (0.05, 0.9)])
+@pytest.mark.parametrize(
+    ("p", "u", "v"),
+    [
+        (p, *ends)
+        for p, ends in diagonal(
+            [paths.VP(), paths.Linear(), paths.EDM()], [(0.9, 0.05), (0.05, 0.9)]
+        )
+    ],
+)
 def test_mixture_flow_is_integrated(p, u, v):
     t, r = u * p.t_max, v * p.t_max
     x = states(p, t)

@@ -62,7 +62,7 @@ def stable_diffusion():
     return stock("DPMSolverMultistep", **STABLE_DIFFUSION)
 
 
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc_2"])
+@pytest.mark.parametrize("solver", ["dpmpp_2m", pytest.param("unipc_2", marks=pytest.mark.long)])
 def test_errors_fall_in_half_precision_as_in_full(solver):
     config = stable_diffusion().config
     ours = lambda n, dtype: error(OdesolveScheduler.from_config(config, solver=solver), n, dtype)
