@@ -70,8 +70,8 @@ LOSSES = {
 }
 # The others, Matching on other paths or relatives of these, are compiled in the long suite alone.
 SHORT = {
-    "conditions", "importance", "table", "bridge", "ConsistencyTraining", "Shortcut",
-    "ProgressiveDistillation", "sCM", "uncertainty", "mask", "dropped", "guided MeanFlow",
+    "conditions", "table", "bridge", "ConsistencyTraining", "Shortcut", "ProgressiveDistillation",
+    "uncertainty", "mask", "guided MeanFlow",
 }  # fmt: skip
 PLAIN, BRIDGE, INTERPOLANT = (
     Matching(FLOW),

@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 
 import odesolve as ode
 from odesolve import paths
+from tests.conftest import FLIPPED, PATHS
 from tests.products import diagonal
 
 DTYPE = torch.float64
@@ -36,9 +37,12 @@ def integrated(problem, x, path, t, r, tolerance):
     return torch.from_numpy(np.ascontiguousarray(done.y[:, -1])).reshape(x.shape)
 
 
+CASES = [(a, *b) for a, b in diagonal(GAUSSIANS, [(0.95, 0.05), (0.1, 0.9)])]
+
+
 @pytest.mark.parametrize(
-    ("problem", "u", "v"),
-    [(a, *b) for a, b in diagonal(list(GAUSSIANS), [(0.95, 0.05), (0.1, 0.9)])],
+    ("path", "problem", "u", "v"),
+    [(p, *c) for p, c in diagonal([*PATHS.values(), *FLIPPED.values()], CASES)],
 )
 def test_gaussian_flow_is_the_integral_of_its_velocity(problem, path, u, v):
     if path.training_steps:  # between two levels: an integrator would stop at the kink of each
