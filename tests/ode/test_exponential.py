@@ -35,12 +35,14 @@ def start(path: paths.Path, t: float, batch: int = 5) -> torch.Tensor:
     return noise * math.hypot(float(path.alpha(t)), float(path.sigma(t)))
 
 
-def exact(path: paths.Path, x: torch.Tensor, t: tuple[float, float]) -> torch.Tensor:
+def exact(
+    path: paths.Path, x: torch.Tensor, t: tuple[float, float], rtol: float = 1e-11
+) -> torch.Tensor:
     """The flow by dopri8 on EDM's path: in x / alpha and sigma / alpha it is one flow for all
     paths."""
     model = MIXTURE.model(paths.EDM(sigma_max=1e4), "data")
     rho = [float(path.rho(s)) for s in t]
-    sol = solve(model, x / float(path.alpha(t[0])), rho, "dopri8", rtol=1e-11, atol=1e-12)
+    sol = solve(model, x / float(path.alpha(t[0])), rho, "dopri8", rtol=rtol, atol=0.1 * rtol)
     assert sol.ok
     return sol.last * float(path.alpha(t[1]))
 
@@ -49,7 +51,7 @@ def exact(path: paths.Path, x: torch.Tensor, t: tuple[float, float]) -> torch.Te
     ("name", "solver"),
     [(name, solver) for name in PATHS for solver in (LOW, HIGH)]
     if LONG
-    else [("linear", LOW), ("vp", HIGH), ("edm", HIGH), ("ddpm", HIGH)],
+    else [(name, HIGH) for name in ("vp", "edm", "linear", "ddpm")],
 )
 def test_error_falls_with_the_tolerance(name, solver):
     path, predicts, t0 = PATHS[name]
@@ -103,7 +105,7 @@ def test_outputs_between(solver):
     t = [0.999, 0.7, 0.4, 0.1, 0.02]
     sol = solve(model, x, t, solver, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(
-        sol.y, solve(model, x, t, "dopri8", rtol=1e-11, atol=1e-12).y, rtol=0, atol=2e-4
+        sol.y, solve(model, x, t, "dopri8", rtol=1e-8, atol=1e-9).y, rtol=0, atol=2e-4
     )
 
 
@@ -115,7 +117,7 @@ def test_stops_at_t_min(path):
     sol = solve(model, start(path, t0), (t0, path.t_data), "dpm_solver_23", rtol=1e-4, atol=1e-4)
     assert sol.ok
     assert sol.t.tolist() == [path.t_min] * 5
-    wanted = exact(path, start(path, t0), (t0, path.t_min))
+    wanted = exact(path, start(path, t0), (t0, path.t_min), 1e-6)
     torch.testing.assert_close(sol.last, wanted, rtol=0, atol=1e-2)
 
 
@@ -128,7 +130,7 @@ def test_other_solvers_take_the_velocity(solver, control):
     model, x = MIXTURE.model(path, "data"), start(path, 0.99)
     sol = solve(model, x, (0.99, 0.01), solver, rtol=1e-6, atol=1e-8, control=control)
     assert sol.ok
-    torch.testing.assert_close(sol.last, exact(path, x, (0.99, 0.01)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(sol.last, exact(path, x, (0.99, 0.01), 1e-8), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["dopri5", "dpm_solver_23"])

@@ -96,7 +96,11 @@ def test_mixture_flow_is_integrated(p, u, v):
     )
 
 
-@pytest.mark.parametrize("p", [paths.Linear(), paths.Trig(), paths.Cosine()], ids=str)
+@pytest.mark.parametrize(
+    "p",
+    [paths.Linear(), pytest.param(paths.Trig(), marks=pytest.mark.long), paths.Cosine()],
+    ids=str,
+)
 def test_mixture_flow_reaches_a_noise_end_without_signal(p):
     """There and back; next to alpha = 0 one first-order step is all that the data prediction
     allows."""

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from odesolve.integrations.diffusers import OdesolveScheduler
+from tests.products import LONG
 
 from .compare import STABLE_DIFFUSION, stock
 from .networks import diffusers, normal
 from .pipelines import PIPELINES
 
 STD = 0.5  # of the data
-COUNTS = (50, 100, 250, 500, 1000)
+COUNTS = (50, 100, 250, 500, 1000) if LONG else (50, 100, 500)
 SHAPE = (1, 4, 16, 16)
 
 

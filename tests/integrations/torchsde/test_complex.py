@@ -9,30 +9,15 @@ from torch import nn
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations import torchsde as ours
-from tests.products import LONG, diagonal
+from tests.products import diagonal
 
-from .equations import CASES, WIDE, gap
+from .equations import CASES, SOME, WIDE, gap
 
 torchsde = pytest.importorskip("torchsde")
 COMPLEX = {"dtype": torch.complex128}
 TS = torch.tensor([0.0, 0.25, 0.5], **WIDE)
 B, D, M = 3, 2, 2
 REAL_ONLY = ("milstein", "srk", "log_ode")
-# Every method, with a noise or two in turn.
-FEW = [
-    ("ito", "euler", "diagonal"),
-    ("ito", "milstein", "scalar"),
-    ("ito", "srk", "scalar"),
-    ("ito", "srk", "additive"),
-    ("stratonovich", "milstein", "diagonal"),
-    ("stratonovich", "midpoint", "general"),
-    ("stratonovich", "heun", "scalar"),
-    ("stratonovich", "euler_heun", "diagonal"),
-    ("stratonovich", "log_ode", "general"),
-    ("stratonovich", "reversible_heun", "general"),
-    ("stratonovich", "reversible_heun", "additive"),
-]
-SOME = CASES if LONG else FEW
 
 
 class Turning(nn.Module):
