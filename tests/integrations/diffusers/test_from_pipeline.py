@@ -87,6 +87,7 @@ def test_it_is_profiled_and_scored():
         model,
         ["ddim", "dpmpp_2m"] if LONG else ["ddim"],
         [4],
+        None if LONG else ["uniform"],
         noise=(1, *model.net.shape),
         tolerance=0.5,
         limit=16,
