@@ -9,6 +9,7 @@ import torch
 
 import odesolve as ode
 from odesolve import OdesolveError
+from tests.products import diagonal
 
 Y0 = torch.tensor([[1.0, 0.5], [0.2, -1.0]], dtype=torch.float64)
 
@@ -42,9 +43,12 @@ def plain(t, y, k):
     return -k * y
 
 
-@pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
 @pytest.mark.parametrize(
-    "held", ["closure", "method", "callable", "partial", "args", "computed", "params", "given"]
+    ("held", "adjoint"),
+    diagonal(
+        ["closure", "method", "callable", "partial", "args", "computed", "params", "given"],
+        ["backprop", "continuous", "reversible"],
+    ),
 )
 def test_parameters_are_found(held, adjoint):
     k = leaf(0.7)

@@ -8,10 +8,12 @@ import torch
 import odesolve as ode
 from odesolve.methods import tableaus
 from odesolve.methods.pairs import DOPRI5
+from tests.products import LONG
 
 from .unrolled import reversible, runge_kutta
 
 TIMES, STEPS = (0.0, 0.3, 1.0), 6
+FINE = 300 if LONG else 100
 METHODS = {"euler": tableaus.EULER, "heun": tableaus.HEUN, "rk4": tableaus.RK4, "dopri5": DOPRI5}
 
 
@@ -97,16 +99,16 @@ def test_backprop_of_steps_by_tolerance():
         for i in range(5)
     ]
     assert gap(ours, gradients(torch.cat(alone, 1), weights, wanted)) < 1e-12
-    exact = runge_kutta(column(net, 5 * scale), DOPRI5, TIMES, 300, y0)
+    exact = runge_kutta(column(net, 5 * scale), DOPRI5, TIMES, FINE, y0)
     fine = ode.solve(net, y0, TIMES, args=(5 * scale,), **{**options, "rtol": 1e-12, "atol": 1e-13})
     assert gap(gradients(fine.y, weights, wanted), gradients(exact, weights, wanted)) < 1e-9
 
 
-@pytest.mark.parametrize("steps", [None, 300])
+@pytest.mark.parametrize("steps", [None, FINE])
 def test_continuous(steps):
     """The adjoint equation's gradient is that of the exact flow."""
     net, y0, scale, weights, wanted = problem()
-    exact = gradients(runge_kutta(column(net, scale), DOPRI5, TIMES, 300, y0), weights, wanted)
+    exact = gradients(runge_kutta(column(net, scale), DOPRI5, TIMES, FINE, y0), weights, wanted)
     sol = ode.solve(
         net,
         y0,

@@ -35,7 +35,14 @@ def run(cnf, steps, file, adjoint="backprop"):
     return cnf.main(words.split())
 
 
-@pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
+@pytest.mark.parametrize(
+    "adjoint",
+    [
+        "backprop",
+        pytest.param("continuous", marks=pytest.mark.long),
+        pytest.param("reversible", marks=pytest.mark.long),
+    ],
+)
 def test_a_short_training(cnf, adjoint, capsys, tmp_path):
     """From over 2 nats above the data's entropy to less than 0.6 of them in 60 steps."""
     assert run(cnf, 60, tmp_path / "cnf.png", adjoint) < 0.6

@@ -17,6 +17,15 @@ from odesolve.objectives import DiffFlow
 T = torch.tensor([0.0, 0.5, 1.0])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_was_there_before():
+    """Is not searched: a collection then sees only what these tests made, not all of torch."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Net(torch.nn.Module):
     noise_type, sde_type = "diagonal", "stratonovich"
 

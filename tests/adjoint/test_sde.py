@@ -201,7 +201,14 @@ def test_general_noise_of_one_motion_an_element_is_diagonal(solver, adjoint):
 
 
 @pytest.mark.parametrize(
-    "case", ["heun", "scalar", "milstein_stratonovich", "additive_euler", "sra1"]
+    "case",
+    [
+        "heun",
+        pytest.param("scalar", marks=pytest.mark.long),
+        pytest.param("milstein_stratonovich", marks=pytest.mark.long),
+        "additive_euler",
+        pytest.param("sra1", marks=pytest.mark.long),
+    ],
 )
 @torch.no_grad()
 def test_reversible_errs_as_the_method_does(case):

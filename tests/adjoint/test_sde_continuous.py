@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.products import diagonal
 
 WIDE = {"dtype": torch.float64}
 
@@ -44,8 +45,8 @@ def test_of_linear_equations_the_states_gradient_is_autograds(noise):
 
 
 @pytest.mark.parametrize(
-    ("calculus", "noise"),
-    [(c, n) for c in ("ito", "stratonovich") for n in ("diagonal", "scalar", "general")],
+    ("noise", "calculus"),
+    diagonal(["general", "diagonal", "scalar"], ["ito", "stratonovich"]),
 )
 def test_geometric_brownian_motion(calculus, noise):
     """dy = m y dt + s y dW: y = y0 exp((m - s^2/2) t + s W) in Ito's calculus, without -s^2/2 in
@@ -75,6 +76,7 @@ def test_geometric_brownian_motion(calculus, noise):
         assert fine < (0.01 if order == 1.0 else 0.05)
 
 
+@pytest.mark.long
 def test_ornstein_uhlenbeck_at_fine_steps():
     """Additive noise: the gradient of the rate is of the path between, and the adjoint solves it as
     accurately as the solver."""

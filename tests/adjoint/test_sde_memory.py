@@ -38,7 +38,7 @@ def gradient(adjoint, steps, solver, noise):
 )
 def test_memory_is_flat_from_10_steps_to_many(adjoint, solver, noise):
     """Within 5 percent."""
-    short, long = (peak(gradient(adjoint, n, solver, noise)) for n in (10, 1000 if LONG else 200))
+    short, long = (peak(gradient(adjoint, n, solver, noise)) for n in (10, 1000 if LONG else 100))
     assert long < 1.05 * short
 
 

@@ -106,6 +106,14 @@ def test_gradients_of_shared_times_are_those_of_all(way):
     torch.testing.assert_close(own.sum(0), once, rtol=1e-6, atol=1e-8)
 
 
+@pytest.fixture(scope="module")
+def of_the_tensor():
+    """Times of each sample, and the gradients of all of them."""
+    t = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.25, 3.0], [-1.0, 1.5, 2.5]], dtype=torch.float64)
+    _, (*_, want) = gradients(START, t, RATES, WEIGHTS, "continuous by tolerance", timed=True)
+    return t, want
+
+
 @pytest.mark.parametrize(
     "form",
     [
@@ -117,12 +125,11 @@ def test_gradients_of_shared_times_are_those_of_all(way):
     ],
     ids=["tensor", "float32", "rows", "numbers", "some"],
 )
-def test_gradients_of_times_in_any_form(form):
-    t = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.25, 3.0], [-1.0, 1.5, 2.5]], dtype=torch.float64)
+def test_gradients_of_times_in_any_form(form, of_the_tensor):
+    t, want = of_the_tensor
     leaf = t.clone().requires_grad_()
     sol = solve(Swing(), START, form(leaf), args=(RATES,), **WAYS["continuous by tolerance"])
     (sol.y * WEIGHTS).sum().backward()
-    _, (*_, want) = gradients(START, t, RATES, WEIGHTS, "continuous by tolerance", timed=True)
     seen = leaf.grad != 0
     assert int(seen.sum()) in (6, 9)
     torch.testing.assert_close(leaf.grad[seen], want[seen], rtol=1e-6, atol=1e-8)

@@ -54,7 +54,14 @@ def both(rtol, atol, times):
     return found
 
 
-@pytest.mark.parametrize("times", [(0.0, 1.0), (0.0, 0.4, 1.1, 2.0), (1.0, 0.3, 0.0)])
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param((0.0, 1.0), marks=pytest.mark.long),
+        pytest.param((0.0, 0.4, 1.1, 2.0), marks=pytest.mark.long),
+        (1.0, 0.3, 0.0),
+    ],
+)
 def test_gradients_agree(times):
     (y, ours, *_), (their_y, theirs, *_) = both(1e-11, 1e-12, times)
     torch.testing.assert_close(y, their_y, rtol=1e-9, atol=1e-9)

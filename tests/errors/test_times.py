@@ -12,6 +12,7 @@ from odesolve.errors import OdesolveError
 from odesolve.integrations import torchdiffeq, torchsde
 from odesolve.integrations.imported.function import imported_function
 from odesolve.paths import Discrete
+from tests.products import diagonal, grouped
 from tests.rows import rows
 
 PATH = ode.paths.VP()
@@ -153,13 +154,16 @@ FORMS = {
 }
 
 
-@rows("entry", [k for k in (*TIMED, *LISTED) if k not in TENSORS_ONLY and "sdeint" not in k])
-def test_every_form_of_the_same_times(entry):
+ANY = [k for k in (*TIMED, *LISTED) if k not in TENSORS_ONLY and "sdeint" not in k]
+
+
+@rows(("entry", "forms"), grouped(diagonal(ANY, list(FORMS), times=3)).items())
+def test_every_form_of_the_same_times(entry, forms):
     values = [0.25, 0.5] if entry in TIMED else [0.5, 0.25]  # the same in every type
     call, t = (TIMED | LISTED)[entry], torch.tensor(values, dtype=torch.float64)
     want = call(t)
-    for name, form in FORMS.items():
-        found = call(form(t))
+    for (name,) in forms:
+        found = call(FORMS[name](t))
         assert type(found) is type(want), name
         if isinstance(want, torch.Tensor):
             assert torch.equal(found, want), name

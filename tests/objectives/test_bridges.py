@@ -20,6 +20,7 @@ from odesolve.objectives.bridges import (
 )
 from odesolve.objectives.couplings import OptimalTransport, Sinkhorn
 from odesolve.objectives.schroedinger import GaussianBridge
+from tests.products import LONG, diagonal
 from tests.rows import rows
 
 LINEAR, TRIG = ode.paths.Linear(), ode.paths.Trig()
@@ -233,7 +234,7 @@ def test_antithetic_pairs_keep_gradients_bounded():
     assert spread[1] < 10
 
 
-def rk4(f, t0, t1, n=200):
+def rk4(f, t0, t1, n=200 if LONG else 100):
     """Slope and square of the map of dx = (a x + b) dt + g dW: the moments solve da = a, dv = 2 a v
     + g^2."""
 
@@ -288,8 +289,7 @@ def models(path, bridge, *kinds):
     return [ode.Model(nets[k], path, names.get(k, k)) for k in kinds]
 
 
-@rows("towards", ["data", "source"])
-@rows("path", [LINEAR, LINEAR.flipped()])
+@rows(("path", "towards"), diagonal([LINEAR, LINEAR.flipped()], ["data", "source"]))
 def test_equations_keep_the_marginals(path, towards):
     """From one end to the other, by drift, velocity and score with any diffusion, and by the
     denoiser: exact moments."""

@@ -12,6 +12,7 @@ from odesolve.objectives.distillation import (
     halve,
     two_steps,
 )
+from tests.products import diagonal
 from tests.rows import rows
 
 LINEAR, VP, EDM, COSINE = ode.paths.Linear(), ode.paths.VP(), ode.paths.EDM(), ode.paths.Cosine()
@@ -123,8 +124,7 @@ def fitted(path, predicts, **options):
     return fit
 
 
-@rows("predicts", ["data", "v"])
-@rows("path", [LINEAR, COSINE], ids=["linear", "cosine"])
+@rows(("path", "predicts"), diagonal([LINEAR, COSINE], ["data", "v"]))
 def test_one_step_after_five_halvings_is_ddim_in_32(path, predicts):
     """Row 33."""
     teacher, z = problem.model(path, predicts), normal(20, 1, seed=5)

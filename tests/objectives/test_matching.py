@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.objectives import Matching, times
 from odesolve.objectives.weights import factor, of_data, weights
+from tests.products import diagonal
 from tests.rows import rows
 
 PATHS = {
@@ -118,8 +119,7 @@ class Linear(torch.nn.Module):
         return self.a * x + self.b if shift is None else self.a * x + self.b + shift
 
 
-@rows("path", ["vp", "linear", "edm"])
-@rows("predicts", PREDICTIONS)
+@rows(("predicts", "path"), diagonal(list(PREDICTIONS), ["vp", "linear", "edm"]))
 def test_the_minimiser_is_the_exact_prediction(path, predicts):
     """Of a linear network the loss is quadratic: one Newton step from anywhere is the minimiser."""
     path, net = PATHS[path], Linear()

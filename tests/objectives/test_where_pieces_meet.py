@@ -32,7 +32,7 @@ def made(name, predicts, path, net=None, **options):
 
 def every(name, paths=None):
     """What an objective takes, each prediction and each path at least once; or its first few paths."""
-    return diagonal(PIECES[name].predicts, PIECES[name].paths[:paths], times=2)
+    return diagonal(PIECES[name].predicts, PIECES[name].paths[:paths])
 
 
 def near(name):

@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.errors import OdesolveError
 from odesolve.ode.crossings import zeros
+from tests.products import diagonal
 
 SOLVERS = ("dopri5", "dopri8", "tsit5", "bosh3", "adaptive_heun", "kvaerno3", "kvaerno5")
 ROOTS = {
@@ -30,8 +31,7 @@ def product(roots):
     return lambda t, y: math.prod(y[..., 0] - r for r in roots)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("roots", ROOTS.values(), ids=ROOTS)
+@pytest.mark.parametrize(("solver", "roots"), diagonal(SOLVERS, list(ROOTS.values()), times=2))
 def test_roots_within_one_step(solver, roots):
     """dy/dt = 1 from -10: one step could go all the way, and the event's roots r lie at t = 10 +
     r."""
@@ -75,7 +75,7 @@ def test_directions_within_one_step(sign, direction):
     assert float(ended.last) == pytest.approx(want[0], abs=1e-11)
 
 
-@pytest.mark.parametrize("sync", [1, 5])
+@pytest.mark.parametrize("sync", [pytest.param(1, marks=pytest.mark.long), 5])
 def test_each_sample_has_its_own_zeros(sync):
     """Zeros of sin(w y) of four frequencies, two events; those of a sample do not depend on the
     samples beside it."""
@@ -171,9 +171,10 @@ def bounced(height, factor, count, above):
     return t
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e-16, -1e-16, 1.0, -1.0])
-@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
-@pytest.mark.parametrize("direction", [0, -1])
+@pytest.mark.parametrize(
+    ("offset", "tolerance", "direction"),
+    diagonal([0.0, 1e-16, -1e-16, 1.0, -1.0], [1e-3, 1e-6, 1e-9], [0, -1], times=2),
+)
 def test_a_restart_by_hand_does_not_meet_where_it_starts(offset, tolerance, direction):
     """Heights and factors as samples; the ball is put on the ground, or beside it by rounding or by
     one tolerance."""

@@ -1,5 +1,6 @@
 """Events: textbook problems against their formulas and against scipy's solve_ivp."""
 
+import functools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from scipy.integrate import solve_ivp
 from odesolve.errors import OdesolveError
 from odesolve.ode.events import Event, find_zero
 from odesolve.solve import solve
+from tests.products import LONG, diagonal
 
 from .problems import lotka_volterra, rotation
 
@@ -59,33 +61,36 @@ def test_a_bouncing_ball():
     assert times == pytest.approx(want, rel=1e-12)
 
 
+@functools.cache
 def maxima(y0, method, tolerance):
     """Times at which scipy finds the prey largest."""
 
-    def growth(t, y):
-        return lotka_volterra(t, torch.from_numpy(y)).numpy()[0]
+    def f(t, y):
+        a, b = map(float, y)  # ten times as fast as by tensors
+        return [1.5 * a - a * b, -3.0 * b + a * b]
 
+    growth = lambda t, y: f(t, y)[0]
     growth.direction = -1
-    f = lambda t, y: lotka_volterra(t, torch.from_numpy(y)).numpy()
-    sol = solve_ivp(
-        f, (0.0, 12.0), y0.numpy(), method, rtol=tolerance, atol=tolerance, events=growth
-    )
+    sol = solve_ivp(f, (0.0, 12.0), list(y0), method, rtol=tolerance, atol=tolerance, events=growth)
     return torch.from_numpy(sol.t_events[0])
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"), [("dopri5", "RK45"), ("dopri8", "DOP853"), ("bosh3", "RK23")]
-)
-@pytest.mark.parametrize("sync", [1, 6])
-def test_lotka_volterra_against_scipy(ours, theirs, sync):
+PEERS = {"dopri5": "RK45", "dopri8": "DOP853", "bosh3": "RK23"}
+
+
+@pytest.mark.parametrize(("ours", "sync"), diagonal(list(PEERS), [1, 6]))
+def test_lotka_volterra_against_scipy(ours, sync):
     """All maxima of the prey: no worse than scipy's at the same tolerance; the last sample is also
     seen alone."""
     y0 = torch.tensor([[10.0, 5.0], [5.0, 2.0], [1.0, 1.0]], dtype=torch.float64)
     peak = Event(lambda t, y: lotka_volterra(t, y)[..., 0], terminal=False, direction=-1)
-    given = {"solver": ours, "rtol": 1e-7, "atol": 1e-7, "events": peak, "sync": sync}
+    # a method of order 3 takes a thousand steps for 1e-7
+    tolerance = 1e-5 if ours == "bosh3" and not LONG else 1e-7
+    given = {"solver": ours, "rtol": tolerance, "atol": tolerance, "events": peak, "sync": sync}
     sol = solve(lotka_volterra, y0, (0.0, 12.0), **given)
     for b in range(3):
-        exact, usual = maxima(y0[b], "DOP853", 1e-13), maxima(y0[b], theirs, 1e-7)
+        start = tuple(y0[b].tolist())
+        exact, usual = maxima(start, "DOP853", 1e-13), maxima(start, PEERS[ours], tolerance)
         found = sol.events[0].t[b]
         assert found.shape == usual.shape == exact.shape
         assert float((found - exact).abs().max()) < 2 * float((usual - exact).abs().max()) + 1e-7

@@ -7,6 +7,7 @@ import torch
 
 from odesolve.errors import OdesolveError
 from odesolve.solve import solve
+from tests.products import diagonal
 
 from .problems import decay, logistic, lotka_volterra, relaxation, rotation
 
@@ -43,8 +44,7 @@ def test_many_times_within_one_step():
     torch.testing.assert_close(sol.y, HALF * torch.exp(-t).view(-1, 1, 1), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("sync", [2, 5, 8])
-@pytest.mark.parametrize("solver", ["dopri5", "dopri8"])
+@pytest.mark.parametrize(("sync", "solver"), diagonal([2, 5, 8], ["dopri5", "dopri8"]))
 def test_the_same_output_however_seldom_the_host_looks(solver, sync):
     t = torch.linspace(0.0, 5.0, 23)
     rates = torch.tensor([[1.0], [300.0], [3.0]], dtype=torch.float64)
@@ -69,8 +69,9 @@ def test_what_a_sample_did_not_reach_is_nan():
     )
 
 
-@pytest.mark.parametrize("solver", ["bosh3", "dopri5", "tsit5", "dopri8"])
-@pytest.mark.parametrize("end", [6.0, -2.0])
+@pytest.mark.parametrize(
+    ("solver", "end"), diagonal(["bosh3", "dopri5", "tsit5", "dopri8"], [-2.0, 6.0])
+)
 def test_dense_output(solver, end):
     sol = solve(lotka_volterra, PREY, (0.0, end), solver, dense=True, **TIGHT)
     t = torch.linspace(0.0, end, 50, dtype=torch.float64)

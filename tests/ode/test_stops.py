@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.errors import OdesolveError
 from odesolve.integrations import torchdiffeq
+from tests.products import diagonal
 
 BEGIN, END = 0.3, 0.3005
 SOLVERS = (
@@ -43,8 +44,7 @@ def exact(t):
     return torch.tensor([[closed(t, y0)] for y0 in (1.0, 0.5, -2.0)], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("compact", [True, False])
+@pytest.mark.parametrize(("solver", "compact"), diagonal(SOLVERS, [True, False]))
 def test_a_pulse_is_seen(solver, compact):
     """Missed by 0.05 without; the stops may repeat, stand in any order, and lie outside."""
     given = {"solver": solver, "rtol": 1e-6, "atol": 1e-8, "compact": compact}

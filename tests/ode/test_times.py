@@ -14,6 +14,7 @@ from odesolve.ode.events import Event
 from odesolve.ode.implicit import ESDIRKS
 from odesolve.paths import VP
 from odesolve.solve import solve
+from tests.products import diagonal, parametrize
 from tests.rows import rows
 
 from .problems import relaxation
@@ -58,8 +59,7 @@ def check_alone(f, y0, t, *args, **options):
     return whole
 
 
-@pytest.mark.parametrize("spans", SPANS)
-@pytest.mark.parametrize("solver", [*PAIRS, *ESDIRKS])
+@pytest.mark.parametrize(("solver", "spans"), diagonal([*PAIRS, *ESDIRKS], list(SPANS)))
 def test_a_sample_is_the_same_alone(solver, spans):
     tolerance = LOOSE.get(solver, 1e-6)
     sol = check_alone(forced, START, SPANS[spans], solver, rtol=tolerance, atol=tolerance)
@@ -70,9 +70,7 @@ def test_a_sample_is_the_same_alone(solver, spans):
     assert len(set(sol.steps.tolist())) > 2
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("sync", [1, 3, 8])
-@pytest.mark.parametrize("compact", [True, False])
+@parametrize(compact=[True, False], sync=[1, 3, 8], dtype=[torch.float32, torch.float64])
 def test_whoever_leaves_first(compact, sync, dtype):
     check_alone(forced, START.to(dtype), MIXED, sync=sync, compact=compact)
 
@@ -165,8 +163,9 @@ def test_dense_output_within_each_span():
                 one.at(wrong)
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-@pytest.mark.parametrize("solver", ["dopri5", "dopri8", "kvaerno5"])
+@pytest.mark.parametrize(
+    ("solver", "terminal"), diagonal(["dopri5", "dopri8", "kvaerno5"], [False, True])
+)
 def test_events(solver, terminal):
     def turning(t, y):
         return y[:, 0] + 0.1 * t[:, 0]
@@ -181,9 +180,11 @@ def test_events(solver, terminal):
         assert torch.equal(alone.events[0].y[0], sol.events[0].y[i])
 
 
-@pytest.mark.parametrize("spans", SPANS)
-@pytest.mark.parametrize("solver", ["euler", "midpoint", "rk4", "dopri5"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@parametrize(
+    solver=["euler", "midpoint", "rk4", "dopri5"],
+    spans=list(SPANS),
+    dtype=[torch.float32, torch.float64],
+)
 def test_steps_of_one_size(solver, spans, dtype):
     sol = check_alone(forced, START.to(dtype), SPANS[spans], solver, steps=[3, 5])
     assert sol.steps.tolist() == [8] * 4

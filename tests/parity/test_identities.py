@@ -112,8 +112,14 @@ def unscaled(plan: ode.Plan) -> list[dict[str, float]]:
     return [{k: w / a * (first if k == "x0" else 1.0) for k, w in row.items()} for row, a in rows]
 
 
-@rows("path", [p for n, p in PATHS.items() if n != "edm"], ids=[n for n in PATHS if n != "edm"])
-@rows("name", [n for n, s in ode.solvers().items() if s.clock in ("lambda", "lam", "rho")])
+@rows(
+    ("name", "path"),
+    diagonal(
+        [n for n, s in ode.solvers().items() if s.clock in ("lambda", "lam", "rho")],
+        [p for n, p in PATHS.items() if n != "edm"],
+        times=2,
+    ),
+)
 def test_methods_in_log_snr_are_one_sampler_on_all_paths(name, path):
     """The same noise levels, the same coefficients: a network can be sampled on another path than
     its own."""

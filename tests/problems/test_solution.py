@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 
 import odesolve as ode
 from odesolve import paths
+from tests.conftest import FLIPPED, PATHS
 from tests.products import diagonal
 
 DTYPE = torch.float64
@@ -36,9 +37,12 @@ def integrated(problem, x, path, t, r, tolerance):
     return torch.from_numpy(np.ascontiguousarray(done.y[:, -1])).reshape(x.shape)
 
 
+CASES = [(a, *b) for a, b in diagonal(GAUSSIANS, [(0.95, 0.05), (0.1, 0.9)])]
+
+
 @pytest.mark.parametrize(
-    ("problem", "u", "v"),
-    [(a, *b) for a, b in diagonal(list(GAUSSIANS), [(0.95, 0.05), (0.1, 0.9)])],
+    ("path", "problem", "u", "v"),
+    [(p, *c) for p, c in diagonal([*PATHS.values(), *FLIPPED.values()], CASES)],
 )
 def test_gaussian_flow_is_the_integral_of_its_velocity(problem, path, u, v):
     if path.training_steps:  # between two levels: an integrator would stop at the kink of each
@@ -74,8 +78,15 @@ def test_gaussian_flow_carries_the_marginals():
     torch.testing.assert_close(torch.cov(x.T), cov, rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize("p", [paths.VP(), paths.Linear(), paths.EDM()], ids=str)
-@pytest.mark.parametrize(("u", "v"), [(0.9, 0.05), (0.05, 0.9)])
+@pytest.mark.parametrize(
+    ("p", "u", "v"),
+    [
+        (p, *ends)
+        for p, ends in diagonal(
+            [paths.VP(), paths.Linear(), paths.EDM()], [(0.9, 0.05), (0.05, 0.9)]
+        )
+    ],
+)
 def test_mixture_flow_is_integrated(p, u, v):
     t, r = u * p.t_max, v * p.t_max
     x = states(p, t)
@@ -85,7 +96,11 @@ def test_mixture_flow_is_integrated(p, u, v):
     )
 
 
-@pytest.mark.parametrize("p", [paths.Linear(), paths.Trig(), paths.Cosine()], ids=str)
+@pytest.mark.parametrize(
+    "p",
+    [paths.Linear(), pytest.param(paths.Trig(), marks=pytest.mark.long), paths.Cosine()],
+    ids=str,
+)
 def test_mixture_flow_reaches_a_noise_end_without_signal(p):
     """There and back; next to alpha = 0 one first-order step is all that the data prediction
     allows."""

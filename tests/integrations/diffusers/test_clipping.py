@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from odesolve.integrations.diffusers import OdesolveScheduler
+from tests.products import parametrize
 
 from .compare import TOLERANCE, gap, stock
 from .pipelines import PIPELINES
@@ -29,10 +30,10 @@ def both(kind: str, theirs, steps: int = 10, **call):
     return found
 
 
-@pytest.mark.parametrize("clip", CLIPS, ids=["default", "range", "threshold"])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize(
-    "call", [{}, {"use_clipped_model_output": True}], ids=["noise kept", "noise clipped"]
+@parametrize(
+    call=[{}, {"use_clipped_model_output": True}],
+    prediction=["epsilon", "v_prediction", "sample"],
+    clip=CLIPS,
 )
 def test_ddim(call, prediction, clip):
     a, b = both("ddim", stock("DDIM", prediction_type=prediction, **clip), **call)

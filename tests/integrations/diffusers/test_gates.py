@@ -95,6 +95,7 @@ def documented() -> dict[str, set[str]]:
     return {folder: asked for folders, asked in names for folder in folders}
 
 
+@pytest.mark.long  # it parses every pipeline that diffusers has
 @pytest.mark.skipif(
     not diffusers.__version__.startswith("0.42."), reason="the document lists diffusers 0.42"
 )

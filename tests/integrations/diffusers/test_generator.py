@@ -56,7 +56,13 @@ def test_a_given_generator_goes_first():
 
 
 @pytest.mark.parametrize(
-    ("spacing", "steps"), [("leading", 6), ("leading", 27), ("trailing", 5), ("trailing", 20)]
+    ("spacing", "steps"),
+    [
+        ("leading", 6),
+        pytest.param("leading", 27, marks=pytest.mark.long),
+        ("trailing", 5),
+        pytest.param("trailing", 20, marks=pytest.mark.long),
+    ],
 )
 def test_plms_of_stable_diffusion(spacing, steps):
     """The scheduler that Stable Diffusion 1.5 comes with, where its steps land on its times
@@ -76,7 +82,7 @@ def test_plms_from_inside_needs_no_more_calls():
     assert bool(torch.isfinite(tiny.run(pipe, 10)).all())
 
 
-@pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.parametrize("steps", [5, pytest.param(20, marks=pytest.mark.long)])
 def test_zero_terminal_snr_of_ddim(steps):
     config = {
         "rescale_betas_zero_snr": True,

@@ -12,6 +12,7 @@ from odesolve.kernels import philox
 from torch import Tensor
 
 from odesolve.noise import stream_numbers
+from tests.products import diagonal
 
 from .compare import STABLE_DIFFUSION, TOLERANCE, difference, stock
 
@@ -42,8 +43,9 @@ def feed(monkeypatch, theirs) -> None:
     monkeypatch.setattr(importlib.import_module(type(theirs).__module__), "randn_tensor", draw)
 
 
-@pytest.mark.parametrize("prompts", [1, 3])
-@pytest.mark.parametrize(("name", "config", "call"), TABLE, ids=str)
+@pytest.mark.parametrize(
+    ("name", "config", "call", "prompts"), [(*a, b) for a, b in diagonal(TABLE, [1, 3])], ids=str
+)
 def test_same_noise(monkeypatch, name, config, call, prompts):
     theirs = stock(name, **{**STABLE_DIFFUSION, **config})
     feed(monkeypatch, theirs)

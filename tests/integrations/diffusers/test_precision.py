@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from odesolve.integrations.diffusers import OdesolveScheduler
+from tests.products import LONG
 
 from .compare import STABLE_DIFFUSION, stock
 from .networks import diffusers, normal
 from .pipelines import PIPELINES
 
 STD = 0.5  # of the data
-COUNTS = (50, 100, 250, 500, 1000)
+COUNTS = (50, 100, 250, 500, 1000) if LONG else (50, 100, 500)
 SHAPE = (1, 4, 16, 16)
 
 
@@ -62,7 +63,7 @@ def stable_diffusion():
     return stock("DPMSolverMultistep", **STABLE_DIFFUSION)
 
 
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc_2"])
+@pytest.mark.parametrize("solver", ["dpmpp_2m", pytest.param("unipc_2", marks=pytest.mark.long)])
 def test_errors_fall_in_half_precision_as_in_full(solver):
     config = stable_diffusion().config
     ours = lambda n, dtype: error(OdesolveScheduler.from_config(config, solver=solver), n, dtype)

@@ -101,9 +101,7 @@ def looped(scheduler, model: ode.Model, x: Tensor, levels: list[float]) -> Tenso
     ("solver", "kind", "prediction"),
     [
         (a, *b)
-        for a, b in diagonal(
-            [name for name in ode.solvers() if name != "shark"], list(CASES), times=2
-        )
+        for a, b in diagonal([name for name in ode.solvers() if name != "shark"], list(CASES))
     ],
 )
 def test_is_its_plan(solver, kind, prediction):

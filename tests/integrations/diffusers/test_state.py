@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.integrations.diffusers import OdesolveScheduler
+from tests.products import diagonal
 
 from .compare import STABLE_DIFFUSION, gap, stock
 from .networks import diffusers, normal, pixel_unet
@@ -39,8 +40,7 @@ def started(scheduler, dtype: torch.dtype = torch.float32) -> Tensor:
     return (normal(2, 4, 8, 8) * scheduler.init_noise_sigma).to(dtype)
 
 
-@pytest.mark.parametrize("calls", [1, 4, 5])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("solver", "calls"), diagonal(SOLVERS, [4, 1, 5]))
 def test_a_loop_resumed_from_its_state(solver, calls):
     """On a new scheduler, from a file, with a generator that has moved on: the noise is the loop's
     own."""
@@ -58,9 +58,9 @@ def test_a_loop_resumed_from_its_state(solver, calls):
 
 
 @pytest.mark.parametrize(
-    "again", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["deepcopy", "pickle"]
+    ("solver", "again"),
+    diagonal(SOLVERS, [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))]),
 )
-@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_copy_goes_on_by_itself(solver, again):
     first = ours(solver)
     x = advanced(first, started(first), slice(3))
@@ -122,8 +122,10 @@ def in_step(work, n: int = 2) -> list:
     return found
 
 
-@pytest.mark.parametrize("shared", ["scheduler", "pipeline"])
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc_3", "dpmpp_2m_sde"])
+@pytest.mark.parametrize(
+    ("solver", "shared"),
+    diagonal(["dpmpp_2m", "unipc_3", "dpmpp_2m_sde"], ["scheduler", "pipeline"]),
+)
 def test_threads_that_share(solver, shared):
     """Two threads step in turn, with different numbers of steps, and get what each gets alone."""
     tiny, scheduler = PIPELINES["sd"], ours(solver)

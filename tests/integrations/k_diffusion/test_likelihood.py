@@ -39,7 +39,7 @@ def test_gaussian_data_exactly():
     assert float(info["log_prob"].stderr.abs().max()) == 0.0
 
 
-@pytest.mark.parametrize("trace", ["hutchinson", "exact"])
+@pytest.mark.parametrize("trace", [pytest.param("hutchinson", marks=pytest.mark.long), "exact"])
 def test_the_peers_value(trace, monkeypatch):
     """Both integrate the same divergence: of an exact trace, or of the same probe, to the solvers'
     tolerances."""

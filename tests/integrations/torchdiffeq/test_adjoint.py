@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 
 from odesolve.errors import OdesolveError
+from tests.products import LONG, diagonal
 
 from .problems import Field, fields, flat, gap, ours, theirs, times
 from .test_gradients import gradients
 
-QUICK = settings(max_examples=8, deadline=None)
+QUICK = settings(max_examples=8 if LONG else 4, deadline=None)
 T = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
 
 
@@ -46,16 +47,22 @@ def test_agreement_on_a_grid(method, field, t):
 
 
 def test_gradients_agree_with_those_of_the_steps():
-    for pairs in (False, True):
-        for t in (T, -T):
-            field = Field(pairs=pairs)
-            adjoint = gradients(ours.odeint_adjoint, field, t, rtol=1e-11, atol=1e-12)
-            steps = gradients(ours.odeint, field, t, rtol=1e-11, atol=1e-12)
-            assert gap(adjoint, steps) < 1e-8
+    for pairs, t in diagonal([False, True], [T, -T]):
+        field = Field(pairs=pairs)
+        adjoint = gradients(ours.odeint_adjoint, field, t, rtol=1e-11, atol=1e-12)
+        steps = gradients(ours.odeint, field, t, rtol=1e-11, atol=1e-12)
+        assert gap(adjoint, steps) < 1e-8
 
 
 @pytest.mark.parametrize(
-    "method", ["dopri8", "bosh3", "implicit_adams", "scipy_solver", "radauIIA5"]
+    "method",
+    [
+        "dopri8",
+        pytest.param("bosh3", marks=pytest.mark.long),
+        "implicit_adams",
+        "scipy_solver",
+        pytest.param("radauIIA5", marks=pytest.mark.long),
+    ],
 )
 def test_other_methods(method):
     field = Field()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from tests.products import LONG
+
 B, D, M = 3, 2, 3
 WIDE = {"dtype": torch.float64}
 
@@ -58,6 +60,21 @@ KINDS = {
     },
 }
 CASES = [(c, m, n) for c, methods in KINDS.items() for m, noises in methods.items() for n in noises]
+# Every method, with a noise or two in turn.
+FEW = [
+    ("ito", "euler", "diagonal"),
+    ("ito", "milstein", "scalar"),
+    ("ito", "srk", "scalar"),
+    ("ito", "srk", "additive"),
+    ("stratonovich", "milstein", "diagonal"),
+    ("stratonovich", "midpoint", "general"),
+    ("stratonovich", "heun", "scalar"),
+    ("stratonovich", "euler_heun", "diagonal"),
+    ("stratonovich", "log_ode", "general"),
+    ("stratonovich", "reversible_heun", "general"),
+    ("stratonovich", "reversible_heun", "additive"),
+]
+SOME = CASES if LONG else FEW
 
 
 class Smooth:

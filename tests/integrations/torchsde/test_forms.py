@@ -18,7 +18,7 @@ from odesolve.integrations.torchsde import (
     sdeint_adjoint,
 )
 
-from .equations import CASES, WIDE, Equation, Smooth, gap, start
+from .equations import SOME, WIDE, Equation, Smooth, gap, start
 
 TS = torch.tensor([0.0, 0.2, 0.5], **WIDE)
 
@@ -88,7 +88,7 @@ def test_names():
     )
 
 
-@pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
+@pytest.mark.parametrize(("calculus", "method", "noise"), SOME)
 def test_states_of_any_shape(calculus, method, noise):
     """An image of 1 x 2 elements is solved as a row of 2."""
     eq = Equation(noise, calculus)
@@ -134,7 +134,7 @@ def test_a_solve_that_goes_on_is_the_unbroken_one(noise, solve):
 
 
 @pytest.mark.filterwarnings("ignore:adaptive steps of the Euler")
-@pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
+@pytest.mark.parametrize(("calculus", "method", "noise"), SOME)
 def test_its_own_noise(calculus, method, noise):
     """Seeded by torch, of one time scale with the steps, and other for every sample."""
     eq = Equation(noise, calculus)
