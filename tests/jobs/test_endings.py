@@ -219,7 +219,10 @@ def endless():
 """
 
 
-@pytest.mark.parametrize(("number", "code", "job"), [(*KINDS[0], True), (*KINDS[1], False)])
+@pytest.mark.parametrize(
+    ("number", "code", "job"),
+    [(*KINDS[0], True), pytest.param(*KINDS[1], False, marks=pytest.mark.long)],
+)
 def test_commands_end_in_a_line_and_the_code_of_a_shell(tmp_path, number, code, job):
     """Within a job, and while a network is loaded."""
     (tmp_path / "nets.py").write_text(SOURCE)

@@ -71,7 +71,11 @@ def densities(out, net):
     return ode.jobs.log_prob(model(net), data(), out=out, progress=False, **options)
 
 
-@pytest.mark.parametrize("wrapped", BARE, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "wrapped",
+    [nested, *(pytest.param(f, marks=pytest.mark.long) for f in (outermost, lambdas))],
+    ids=lambda f: f.__name__,
+)
 def test_wrapped_networks(tmp_path, wrapped):
     """Two ranks that take other numbers of calls; taken up bare, and begun bare before: one job."""
 
