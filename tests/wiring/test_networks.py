@@ -111,7 +111,8 @@ def test_a_network_that_has_learned_little_is_seen_to_be_read_wrong(predicts):
     assert found["prediction"].typed == 'predicts="noise"', found
 
 
-@rows("share", [1.0] + [-1.0, 0.5] * LONG)
+@pytest.mark.long
+@pytest.mark.parametrize("share", [1.0, -1.0, 0.5])
 def test_an_untrained_network_that_passes_its_input_on_is_said_to_be_one(share):
     torch.manual_seed(3)
     small = Small()
@@ -226,7 +227,7 @@ def test_conditions_that_are_missing_or_too_few():
         ode.check(model.given(y=torch.zeros(7, dtype=torch.long)), x)
 
 
-@rows("scale", [1.0, 100.0], ids=["as meant", "of another scale"])
+@rows("scale", [100.0] + [1.0] * LONG)
 def test_no_more_readings_are_counted_than_were_announced(scale, monkeypatch):
     told = []
 
