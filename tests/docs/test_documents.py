@@ -25,7 +25,7 @@ SHORTER = {  # arguments of examples that take long
     "bridge.py": ["--steps", "4"],
     "cnf.py": ["--steps", "4"],
     "consistency.py": ["--steps", "4"],
-    "diffflow.py": ["--steps", "4"],
+    "diffflow.py": ["--steps", "4", "--times", "3"],
     "edit_digits.py": ["--digits", "64"],
     "few_steps.py": ["--steps", "4"],
     "flow_matching.py": ["--steps", "4"],

@@ -293,7 +293,7 @@ def value_cases(held):
         ]
         yield from (
             (f"{name} is {other.dtype} {other.shape}", npz(**held | {name: other}), None)
-            for other in (others if LONG else others[k % 3 :: 3])
+            for other in (others if LONG else others[k % 8 :: 8])
         )
         yield f"no {name}", npz(**{k: v for k, v in held.items() if k != name}), None
     yield "other words", npz(**held | {"status": np.array(["fine"] * 4)}), None
@@ -302,7 +302,7 @@ def value_cases(held):
         npz(**{k: np.concatenate([v, v]) if v.ndim else v for k, v in held.items()}),
         None,
     )
-    yield from cuts(npz(**held))
+    yield from cuts(npz(**held), 16 if LONG else 8)
     yield from anything()
 
 
@@ -323,7 +323,7 @@ def test_values(tmp_path, monkeypatch, capsys):
     all_refused(
         read,
         [(name, body, "values.npz") for name, body, _ in value_cases(held)],
-        least=100 if LONG else 50,
+        least=100 if LONG else 30,
     )
     bits = 24 if LONG else 8
     none_raw(read, flips(npz(**held), bits), least=bits)
