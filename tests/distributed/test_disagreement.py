@@ -286,17 +286,17 @@ class Slow(Net):
 
     def forward(self, x, t):
         if dist.get_rank() == 1:
-            time.sleep(1.6)
+            time.sleep(1.2)
         return super().forward(x, t)
 
 
 def test_a_rank_that_does_not_come_is_named(tmp_path):
     def check():
-        mesh = ode.distributed.mesh(timeout=1.0)
+        mesh = ode.distributed.mesh(timeout=0.5)
         return told(lambda: sampled(mesh, model=ode.Model(Slow(), PATH, "data"), steps=1))
 
     kind, said, waited = on_ranks(check, 2, tmp_path)[0]
-    assert (kind, "rank 1 did not come in 1 s" in said) == ("RankError", True)
+    assert (kind, "rank 1 did not come in 0.5 s" in said) == ("RankError", True)
     assert waited < 4.0
 
 

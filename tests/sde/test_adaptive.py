@@ -15,7 +15,10 @@ from tests.products import LONG
 
 WIDE = {"dtype": torch.float64}
 RATE, SIGMA = 2.0, 0.8
-SOLVERS = ("stochastic_heun", pytest.param("sra1", marks=pytest.mark.long), "shark")
+SOLVERS = (
+    *(pytest.param(s, marks=pytest.mark.long) for s in ("stochastic_heun", "sra1")),
+    "shark",
+)
 
 
 def ornstein_uhlenbeck(t, y):

@@ -154,6 +154,7 @@ def test_right_without_data():
     assert right["data"].verdict == "unknown"
 
 
+@pytest.mark.long
 def test_wrong_without_data():
     net = network(ode.paths.Linear().flipped(), "velocity")
     wrong = ode.check(ode.Model(net, ode.paths.Linear(), "velocity"), noise=(128, 2), seconds=20)
@@ -161,7 +162,6 @@ def test_wrong_without_data():
     assert wrong["data"].verdict == "unknown"
 
 
-@pytest.mark.long
 def test_a_negated_network_without_data():
     net = network(ode.paths.VP(), "noise")
     found = ode.check(
@@ -169,6 +169,7 @@ def test_a_negated_network_without_data():
     )
     assert found["sign"].verdict == "wrong", found
     assert found["prediction"].verdict == "right"
+    assert found["data"].verdict == "unknown"
 
 
 def test_a_gaussian_cloud_does_not_show_training():
