@@ -19,6 +19,8 @@ parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
 parser.add_argument("--samples", type=int, default=4096)
+parser.add_argument("--steps", type=int, default=1000, help="of plain Langevin (default 1000)")
+parser.add_argument("--each", type=int, default=100, help="steps at each level (default 100)")
 parser.add_argument("--out", default="annealed_langevin.png")
 given = parser.parse_args()
 
@@ -28,10 +30,11 @@ path = ode.paths.VE(sigma_min=0.05, sigma_max=20.0)
 # in the square [-8, 8]^2
 start = 16 * torch.rand(given.samples, 2, generator=torch.Generator().manual_seed(0)) - 8
 
-plain = ode.langevin(lambda x: mixture.score(x, path, 0.0), start, step=0.1, n=1000, seed=0)
+plain = ode.langevin(lambda x: mixture.score(x, path, 0.0), start, step=0.1, n=given.steps, seed=0)
 levels = [float(path.t_of_rho(s)) for s in np.geomspace(20.0, 0.1, 30)]
 model = mixture.model(path, "score")
-annealed = ode.sample(model, (given.samples, 2), "annealed_langevin(each=100)", grid=levels, seed=0)
+solver = f"annealed_langevin(each={given.each})"
+annealed = ode.sample(model, (given.samples, 2), solver, grid=levels, seed=0)
 exact = mixture.sample(given.samples, seed=0)
 
 figure = Figure(figsize=(9, 3.4), layout="constrained")

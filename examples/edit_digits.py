@@ -38,9 +38,11 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", metavar="FILE", help="of train_digits.py; by default the exact model"
     )
+    parser.add_argument("--digits", type=int, help="how many to edit, at least 16 (default: all)")
     parser.add_argument("--out", default="edit_digits.png")
     given = parser.parse_args()
     model, x, others = setting(given.checkpoint)
+    x = x[: given.digits]
     distance = digits.Frechet(others)
     far = lambda drawn: f"Frechet distance {distance(drawn, others):.3f}"  # noqa: E731
     boards = {"digits": x[:64]}

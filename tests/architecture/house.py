@@ -42,19 +42,29 @@ def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_text())
 
 
-def imports(file: Path) -> Iterator[str]:
+@cache
+def nodes_of(file: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file's tree."""
+    return tuple(ast.walk(tree_of(file)))
+
+
+@cache
+def imports(file: Path) -> tuple[str, ...]:
     """The room of everything of ours that a file imports, wherever in the file it does, but not for
     types alone."""
-    tree = tree_of(file)
+    return tuple(_rooms(file))
+
+
+def _rooms(file: Path) -> Iterator[str]:
     for_types = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in nodes_of(file)
         if isinstance(node, ast.If)
         and isinstance(node.test, ast.Name)
         and node.test.id == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree):
+    for node in nodes_of(file):
         if id(node) in for_types:
             continue
         for name in _imported(node, file):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tests.architecture.house import ROOT, sources, tree_of
+from tests.architecture.house import ROOT, nodes_of, sources
 
 FREE = {
     tokenize.COMMENT,
@@ -29,7 +29,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 def functions(file: Path) -> Iterator[Function]:
     """All functions of a file, methods and nested ones among them."""
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, Function):
             yield node
 
@@ -58,7 +58,7 @@ def length(node: Function) -> int:
 def tokens(file: Path) -> Counter[int]:
     """Tokens of each line of a file that has some."""
     documented: set[int] = set()
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         doc = docstring(node) if isinstance(node, (ast.Module, ast.ClassDef, Function)) else None
         if doc is not None:
             documented |= set(range(doc.lineno, (doc.end_lineno or 0) + 1))
@@ -87,14 +87,14 @@ def attributes(node: ast.ClassDef) -> set[str]:
 
 def classes(file: Path) -> Iterator[ast.ClassDef]:
     """All classes of a file."""
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.ClassDef):
             yield node
 
 
 def tuple_assignments() -> float:
     """The share of assignments that assign several values to several targets."""
-    nodes = [n for file in sources() for n in ast.walk(tree_of(file)) if isinstance(n, ast.Assign)]
+    nodes = [n for file in sources() for n in nodes_of(file) if isinstance(n, ast.Assign)]
     pairs = [
         n for n in nodes if isinstance(n.targets[0], ast.Tuple) and isinstance(n.value, ast.Tuple)
     ]

@@ -8,6 +8,7 @@ import torch
 
 import odesolve as ode
 from odesolve.cli import main
+from tests.products import LONG
 
 FACTORY = """
 import odesolve as ode
@@ -40,7 +41,10 @@ def test_what_is_right_and_what_is_wrong(folder, capsys):
 
 
 def test_without_data(folder, capsys):
-    assert main(["check", "nets.py:right", "--shape", "128,2", "--seconds", "10"]) == 0
+    assert (
+        main(["check", "nets.py:right", "--shape", "128,2", "--seconds", "10" if LONG else "3"])
+        == 0
+    )
     assert "unknown  data" in capsys.readouterr().out
 
 

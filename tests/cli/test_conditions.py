@@ -201,6 +201,7 @@ def test_check(here, capsys):
     np.save("x.npy", x.numpy())
     words = ["check", "classes.py:model", "--data", "x.npy", "--seconds", "10", "--json"]
     assert main([*words, "--cond", "y=labels.npy"]) == 0
+    words[words.index("10")] = "0.01"
     assert main([*words, "--cond", "y=0"]) in (0, 1)
 
 

@@ -111,7 +111,7 @@ def test_errors(capsys, module, words, told):
     assert told in err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun(capsys, module):
     """Two ranks share a folder, and one of them tells of it."""
     options = [

@@ -25,7 +25,9 @@ def shell(line, **more):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("words", ["solvers", "sample --help"])
+@pytest.mark.parametrize(
+    "words", ["solvers", pytest.param("sample --help", marks=pytest.mark.long)]
+)
 def test_a_reader_that_leaves_ends_it_quietly(words):
     # The pipe is closed before anything is written, so that nothing depends on who is faster.
     code, out, err = shell(f"(sleep 0.2; exec {PROGRAM} {words}) | (exec 0<&-; true)")
@@ -37,6 +39,7 @@ def test_a_full_disk_is_one_line():
     assert (code, err) == (2, "odesolve: error: No space left on device\n")
 
 
+@pytest.mark.long  # test_warnings_are_one_line has such streams, too
 def test_streams_that_know_few_letters(tmp_path):
     code, _, err = shell(
         f"{PROGRAM} plan 'é\udcff'", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, cwd=tmp_path
@@ -57,8 +60,13 @@ def test_warnings_are_one_line(tmp_path):
         "        return self.drop(x)\n"
         "model = ode.Model(Net(), ode.paths.VP(), predicts='noise')\n"
     )
-    code, _, err = shell(f"{PROGRAM} sample nets.py:model --shape 2,3 --out x.npz", cwd=tmp_path)
+    code, out, err = shell(
+        f"{PROGRAM} sample nets.py:model --shape 2,3 --out é.npz",
+        env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+        cwd=tmp_path,
+    )
     assert code == 0
+    assert out.startswith("out \\xe9.npz, shape [2, 3]")
     assert err.startswith("odesolve: note: ")
     assert err.count("\n") == 1
 
@@ -156,7 +164,10 @@ def test_bash_completes_commands_options_and_files(capsys, tmp_path, typed, foun
     assert not (typed == ["job", ""] and "x.npz" in out)
 
 
-@pytest.mark.parametrize("command", sorted(EXAMPLES))
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(c, marks=[pytest.mark.long] * (c == "check")) for c in sorted(EXAMPLES)],
+)
 def test_the_example_of_its_help_runs(capsys, monkeypatch, tmp_path, command):
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 ENDED = "ended without a word"
+FORK = multiprocessing.get_context("fork")  # nothing is imported anew
 LIMIT = 60.0  # seconds; a hang ends here
 
 
@@ -43,11 +44,10 @@ def on_ranks(check, world, folder):
 
 def outcomes(check, world, folder):
     """The same; ``ENDED`` of ranks that end without a word."""
-    made = multiprocessing.get_context("fork")
-    told = made.Queue()
+    told = FORK.Queue()
     store = str(folder / f"store{world}")
     ranks = [
-        made.Process(target=_rank, args=(check, r, world, store, told), daemon=True)
+        FORK.Process(target=_rank, args=(check, r, world, store, told), daemon=True)
         for r in range(world)
     ]
     for p in ranks:

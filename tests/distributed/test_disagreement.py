@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 import types
 
@@ -16,7 +14,8 @@ import torch
 import torch.distributed as dist
 
 import odesolve as ode
-from tests.distributed.ranks import ENDED, on_ranks, outcomes
+from tests.distributed.ranks import ENDED, FORK, on_ranks, outcomes
+from tests.products import diagonal
 from tests.run.rational import PATH, model, noise
 
 SHIFT = torch.linspace(-0.3, 0.3, 5, dtype=torch.float64)
@@ -287,17 +286,17 @@ class Slow(Net):
 
     def forward(self, x, t):
         if dist.get_rank() == 1:
-            time.sleep(2.0)
+            time.sleep(1.2)
         return super().forward(x, t)
 
 
 def test_a_rank_that_does_not_come_is_named(tmp_path):
     def check():
-        mesh = ode.distributed.mesh(timeout=1.0)
+        mesh = ode.distributed.mesh(timeout=0.5)
         return told(lambda: sampled(mesh, model=ode.Model(Slow(), PATH, "data"), steps=1))
 
     kind, said, waited = on_ranks(check, 2, tmp_path)[0]
-    assert (kind, "rank 1 did not come in 1 s" in said) == ("RankError", True)
+    assert (kind, "rank 1 did not come in 0.5 s" in said) == ("RankError", True)
     assert waited < 4.0
 
 
@@ -310,7 +309,7 @@ class Ending(Net):
         return super().forward(x, t)
 
 
-@pytest.mark.parametrize("time_ranks", [1, 3])
+@pytest.mark.parametrize("time_ranks", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_a_rank_that_ends_is_named(time_ranks, tmp_path):
     def check():
         mesh = ode.distributed.mesh(time=time_ranks)
@@ -488,8 +487,11 @@ def leave():
     raise SystemExit(3)
 
 
-@pytest.mark.parametrize("how", [interrupt, leave])
-@pytest.mark.parametrize("where", ["solve", "door"])
+@pytest.mark.parametrize(
+    ("where", "how"),
+    diagonal(["solve", "door"], [interrupt, leave]),
+    ids=lambda v: getattr(v, "__name__", v),
+)
 def test_a_rank_that_is_interrupted_ends_the_others(how, where, tmp_path):
     """All ranks know that the mesh is broken: a rank that went on with it would meet another's next
     mesh."""
@@ -541,38 +543,36 @@ def test_meshes_that_differ(tmp_path):
     assert "rank 1 did not come in 1 s" in found[0][1][1]
 
 
-ALONE = """
-import os, signal, sys, time
-import torch, odesolve as ode
-model = ode.Model(lambda x, t: 0.5 * x, ode.paths.VP(), "data")
-mesh = ode.distributed.mesh(timeout=2.0)
-if os.environ["RANK"] == "0":
-    os.kill(os.getpid(), signal.SIGSTOP)
-try:
-    ode.distributed.sample(model, (4, 2), "ddim", 4, mesh=mesh, seed=0, gather=True)
-except ode.OdesolveError as e:
-    print(e, flush=True)
-os._exit(0)
-"""
+def apart(rank, port, told):
+    """A rank that torchrun might have started, of which the first holds the store and stops."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    torch.set_num_threads(1)
+    mesh = ode.distributed.mesh(timeout=2.0)
+    if rank == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        ode.distributed.sample(model(), noise(), "ddim", 4, mesh=mesh, seed=0, gather=True)
+    except ode.OdesolveError as e:
+        told.put(str(e))
+        told.close()
+        told.join_thread()
+    os._exit(0)
 
 
 def test_the_rank_that_keeps_the_others_together_is_stopped():
     """Of a store in a stopped process no answer comes, and none has to."""
-    port = str(20_000 + os.getpid() % 20_000)
-    env = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-c", ALONE]
-    stopped = subprocess.Popen(command, env=env | {"RANK": "0"})
+    told, port = FORK.Queue(), 20_000 + os.getpid() % 20_000
+    stopped, waiting = (
+        FORK.Process(target=apart, args=(rank, port, told), daemon=True) for rank in (0, 1)
+    )
+    stopped.start()
+    waiting.start()
     try:
-        waiting = subprocess.run(
-            command, env=env | {"RANK": "1"}, capture_output=True, text=True, timeout=100
-        )
+        assert "rank 0 did not come in 2 s" in told.get(timeout=60)
+        waiting.join(30)
+        assert waiting.exitcode == 0
     finally:
-        stopped.kill()
-        stopped.wait()
-    assert "rank 0 did not come in 2 s" in waiting.stdout, waiting.stderr
+        for p in (stopped, waiting):
+            p.kill()
+            p.join()

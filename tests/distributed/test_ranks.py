@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 import odesolve as ode
@@ -17,6 +19,7 @@ from tests.distributed.ranks import on_ranks
 from tests.run.rational import PATH, model, noise
 
 WORLDS = (2, 3)
+UNEVEN = (pytest.param(2, marks=pytest.mark.long), 3)  # five rows do not divide by three
 IDS = [7, 2, 40, 5, 11]
 EXECUTORS = [lambda: ode.Window(exact=True), ode.Window, ode.Parareal]
 SHIFT = torch.linspace(-0.3, 0.3, 5, dtype=torch.float64)
@@ -65,7 +68,7 @@ def test_samples_do_not_depend_on_the_ranks(world, tmp_path):
         assert torch.equal(torch.tensor(parts, dtype=given.dtype), given)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", UNEVEN)
 @pytest.mark.parametrize("made", EXECUTORS, ids=["window, exact", "window", "parareal"])
 def test_windows_spread_over_ranks(world, made, tmp_path):
     """All along "time": every rank has the whole batch and evaluates its share of every round, with
@@ -116,7 +119,7 @@ def test_data_and_time(tmp_path):
         assert torch.equal(torch.tensor(x, dtype=torch.float64), alone)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", UNEVEN)
 def test_log_densities(world, tmp_path):
     x, narrow = noise(), conditioned()
 
@@ -147,7 +150,7 @@ def test_ranks_with_other_numbers_of_calls_do_not_wait(wrapped, tmp_path):
     def check():
         mesh = ode.distributed.mesh()
         if not wrapped:
-            rate = torch.tensor([0.1, 0.1, 0.1, 300.0, 300.0])
+            rate = torch.tensor([0.1, 0.1, 0.1, 50.0, 50.0])
             return ode.distributed.log_prob(
                 stiff, torch.zeros(5, 2), args=(rate,), mesh=mesh, trace="exact"
             ).nfe.tolist()
@@ -266,6 +269,36 @@ def test_errors_at_the_door(tmp_path):
         assert "number of ranks, 2" in said[0]
 
 
+def drawn(folder):
+    x = ode.distributed.sample(model(), (5, 4), "ddpm", 6, seed=1, gather=True)
+    if dist.get_rank() == 0:
+        torch.save(x, folder / "x.pt")
+    dist.destroy_process_group()
+
+
+def test_launched_as_torchrun_does(tmp_path):
+    """By its agent, from here: what it sets is all that ranks are told."""
+    config = LaunchConfig(
+        1,
+        1,
+        2,
+        run_id="here",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+    )
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        elastic_launch(config, drawn)(tmp_path)
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+    alone = ode.sample(model(), (5, 4), "ddpm", 6, seed=1)
+    assert torch.equal(torch.load(tmp_path / "x.pt"), alone)
+
+
+@pytest.mark.long
 def test_torchrun(tmp_path):
     script = tmp_path / "draw.py"
     script.write_text(
@@ -294,7 +327,7 @@ def test_torchrun(tmp_path):
     assert torch.equal(torch.load(tmp_path / "x.pt"), ode.sample(alone, (5, 4), "ddpm", 6, seed=1))
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", UNEVEN)
 def test_log_densities_over_time(world, tmp_path):
     """Every rank evaluates its share of the rows, of states and of divergences alike, with one
     all-gather a round."""

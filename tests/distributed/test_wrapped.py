@@ -60,7 +60,11 @@ def compiled_name(net):
     return Holder(Holder(DistributedDataParallel(net)))
 
 
-WRAPPED = [outermost, nested, in_lambda, compiled_name]
+# Of the others the short suite has the first two in tests of jobs and of training.
+WRAPPED = [
+    *(pytest.param(f, marks=pytest.mark.long) for f in (outermost, nested, compiled_name)),
+    in_lambda,
+]
 
 
 def base(z):
@@ -149,7 +153,10 @@ def test_fully_sharded(tmp_path):
             torch.testing.assert_close(torch.tensor(own), x)
 
 
-@pytest.mark.parametrize("trace", ["exact", "hutchinson", "auto"])
+@pytest.mark.parametrize(
+    "trace",
+    ["hutchinson", *(pytest.param(t, marks=pytest.mark.long) for t in ("exact", "auto"))],
+)
 def test_fully_sharded_log_densities(trace, tmp_path):
     """The steps are those of one state that all ranks have."""
 

@@ -13,7 +13,14 @@ from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch._dynamo", "sklearn.datasets", "matplotlib.figure", "tests.docs.loaded"]
+    [
+        "torch._dynamo",
+        "sklearn.datasets",
+        "sklearn.linear_model",
+        "matplotlib.figure",
+        "matplotlib.backends.backend_agg",
+        "tests.docs.loaded",
+    ]
 )
 
 

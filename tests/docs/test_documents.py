@@ -21,17 +21,19 @@ APART = {"train_digits.py"}  # which test_trained_digits.py runs
 EXAMPLES = sorted(f for f in (ROOT / "examples").glob("*.py") if f.name not in APART)
 NEEDS = {"training-elsewhere.md": ("lightning", "accelerate")}  # whose own warnings are theirs
 SHORTER = {  # arguments of examples that take long
-    "annealed_langevin.py": ["--samples", "16"],
+    "annealed_langevin.py": ["--samples", "16", "--each", "10", "--steps", "100"],
     "bridge.py": ["--steps", "4"],
     "cnf.py": ["--steps", "4"],
     "consistency.py": ["--steps", "4"],
-    "diffflow.py": ["--steps", "4"],
+    "diffflow.py": ["--steps", "4", "--times", "3"],
+    "edit_digits.py": ["--digits", "64"],
     "few_steps.py": ["--steps", "4"],
     "flow_matching.py": ["--steps", "4"],
     "guided_digits.py": ["--steps", "4"],
     "guided_distillation.py": ["--steps", "4"],
     "latent.py": ["--steps", "4"],
     "ncsn.py": ["--steps", "4"],
+    "own_network.py": ["--steps", "40"],
     "progressive_distillation.py": ["--steps", "4"],
     "schroedinger.py": ["--steps", "4"],
     "score_matching.py": ["--steps", "4"],

@@ -78,7 +78,7 @@ RELATIONS = (
 )
 # How many wrong values of an argument are tried, always the same.
 VALUES = settings(
-    max_examples=40 if LONG else 6,  # an argument
+    max_examples=40 if LONG else 4,  # an argument
     derandomize=True,
     database=None,
     deadline=None,

@@ -119,6 +119,9 @@ def test_settings(job, key):
     assert Job(job.root).settings == body["settings"]
 
 
+@pytest.mark.parametrize(
+    "job", ["npz", pytest.param("safetensors", marks=pytest.mark.long)], indirect=True
+)
 def test_manifests(job, capsys):
     """By the library, by the same job again, and by ``--verify``, with every file where it was."""
     file = job.root / "job.json"

@@ -11,6 +11,7 @@ from odesolve.errors import OdesolveError
 from odesolve.functions.pairing import converted, numbers, pairs
 from odesolve.integrations.k_diffusion.sampling import sample_dpm_adaptive, sample_euler
 from odesolve.integrations.torchdiffeq import odeint, odeint_adjoint, odeint_event
+from tests.products import diagonal
 from tests.rows import rows
 
 T = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
@@ -70,8 +71,7 @@ def exact(k=K, y0=Y0):
     return torch.stack([y0 * torch.exp(k * t) for t in T])
 
 
-@rows("how", SOLVES)
-@rows("form", ["batch", "system", "number"])
+@rows(("how", "form"), diagonal(list(SOLVES), ["batch", "system", "number"]))
 def test_values(how, form):
     y0 = {"batch": Y0, "system": Y0[0], "number": Y0[0, 0]}[form]
     k = K[0] if form == "number" else K
@@ -134,8 +134,7 @@ def gradients(coupling):
     return [torch.view_as_complex(grad) for grad in torch.autograd.grad(value, (k, y0))]
 
 
-@rows("how", GRADIENTS)
-@rows("where", ["closure", "args"])
+@rows(("how", "where"), diagonal(list(GRADIENTS), ["closure", "args"]))
 def test_gradients_are_those_of_the_closed_form(how, where):
     def solved(k, y0):
         if where == "args":

@@ -21,7 +21,7 @@ from odesolve.integrations.torchsde import sdeint
 sys.path.insert(0, str(Path(__file__).parent))
 from forms import FORMS, WITHOUT_GRADIENTS, pure, turns_careless
 
-from tests.products import product
+from tests.products import diagonal, product
 from tests.rows import rows
 
 T = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
@@ -75,7 +75,7 @@ def solution(how, f):
 MODES = [torch.no_grad, torch.enable_grad, torch.inference_mode]
 
 
-@rows(("how", "form", "mode"), product(list(SOLVES), list(FORMS), MODES))
+@rows(("how", "form", "mode"), diagonal(list(SOLVES), list(FORMS), MODES))
 def test_solves(how, form, mode):
     want = solution(how, plain(form))
     with mode():
@@ -107,8 +107,10 @@ GRADIENTS = {
 }
 
 
-@rows("form", [f for f in FORMS if f not in WITHOUT_GRADIENTS])
-@rows("how", GRADIENTS)
+@rows(
+    ("how", "form"),
+    diagonal(list(GRADIENTS), [f for f in FORMS if f not in WITHOUT_GRADIENTS], times=2),
+)
 def test_gradients(how, form):
     def gradient(f):
         y0 = state().requires_grad_()
@@ -243,8 +245,14 @@ def density(how, f):
 
 
 @pytest.mark.filterwarnings("ignore:the latents are:UserWarning")  # of fields that flow to no base
-@rows("form", [f for f in FORMS if f not in (*WITHOUT_GRADIENTS, "expanded")])
-@rows("how", DENSITIES)
+@rows(
+    ("how", "form"),
+    diagonal(
+        list(DENSITIES),
+        [f for f in FORMS if f not in (*WITHOUT_GRADIENTS, "expanded")],
+        times=2,
+    ),
+)
 def test_densities(how, form):
     got = DENSITIES[how](ode.Model(network(FORMS[form]()), VP, "noise"))
     want = density(how, plain(form))

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from odesolve.cli import main
 from odesolve.jobs import Job, draws, signals
 from odesolve.jobs.leases import Leases
 from odesolve.jobs.notes import Notebook
@@ -219,25 +220,61 @@ def endless():
 """
 
 
-@pytest.mark.parametrize(("number", "code", "job"), [(*KINDS[0], True), (*KINDS[1], False)])
-def test_commands_end_in_a_line_and_the_code_of_a_shell(tmp_path, number, code, job):
-    """Within a job, and while a network is loaded."""
-    (tmp_path / "nets.py").write_text(SOURCE)
+def command(words, folder):
+    """The program in a process that has imported it."""
+    os.chdir(folder)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    sys.argv = ["odesolve", *words]
+    sys.exit(main())
+
+
+def words_of(folder, job):
+    """A job of many samples, or a network that takes long to load."""
+    (folder / "nets.py").write_text(SOURCE)
     factory = "nets.py:model" if job else "nets.py:endless"
-    words = ["sample", factory, "--shape", "4,3", "--steps", "4", "-n", "4000", "--out", "job"]
-    command = [sys.executable, "-m", "odesolve", *words]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as p:
-        until(lambda: (tmp_path / ("job/workers" if job else "loading")).exists())
-        time.sleep(0.1)
-        p.send_signal(number)
-        out, err = p.communicate(timeout=30)
+    return ["sample", factory, "--shape", "4,3", "--steps", "4", "-n", "4000", "--out", "job"]
+
+
+def check_ending(number, job, out, err):
     name = signal.Signals(number).name
     said = (
         f"odesolve: {name}: job keeps "
         if job
         else (f"odesolve: ended by {name}: the same command goes on")
     )
-    assert (p.returncode, out, err.count("\n")) == (code, "", 1)
+    assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(said)
+
+
+ENDED = [(*KINDS[0], True), (*KINDS[1], False)]
+
+
+@pytest.mark.parametrize(("number", "code", "job"), ENDED)
+def test_the_program_ends_in_a_line_and_the_code_of_a_shell(tmp_path, number, code, job):
+    """Within a job, and while a network is loaded."""
+    words = words_of(tmp_path, job)
+    (p,) = start(lambda: command(words, tmp_path))
+    until(lambda: (tmp_path / ("job/workers" if job else "loading")).exists())
+    time.sleep(0.1)
+    os.kill(p.pid, number)
+    p.join(30.0)
+    assert p.exitcode == code
+    check_ending(number, job, (tmp_path / "out").read_text(), (tmp_path / "err").read_text())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "code", "job"), ENDED)
+def test_commands_end_in_a_line_and_the_code_of_a_shell(tmp_path, number, code, job):
+    """The same in a process of its own."""
+    line = [sys.executable, "-m", "odesolve", *words_of(tmp_path, job)]
+    with subprocess.Popen(
+        line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as p:
+        until(lambda: (tmp_path / ("job/workers" if job else "loading")).exists())
+        time.sleep(0.1)
+        p.send_signal(number)
+        out, err = p.communicate(timeout=30)
+    assert p.returncode == code
+    check_ending(number, job, out, err)

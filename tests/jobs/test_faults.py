@@ -14,8 +14,9 @@ import torch
 import odesolve as ode
 from odesolve.jobs import files
 from odesolve.jobs.leases import Leases
+from tests.products import LONG
 
-SAMPLES, BATCH, KILLS, LIMIT = 5_000, 50, 20, 120.0
+SAMPLES, BATCH, KILLS, LIMIT = 5_000 if LONG else 2_000, 50, 20, 120.0
 FORK = multiprocessing.get_context("fork")
 problem = ode.problems.digits()
 

@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 
+import pytest
 import torch
 
 import odesolve as ode
@@ -76,6 +77,7 @@ def test_using_a_model_does_not_change_it(k):
     assert fingerprint(model) == before
 
 
+@pytest.mark.long  # test_changes.py asks another process, too
 def test_it_is_the_same_in_another_process():
     code = "import odesolve as ode; from odesolve.fingerprints.fingerprint import fingerprint;"
     code += "print(fingerprint(ode.problems.digits().model(ode.paths.VP())))"

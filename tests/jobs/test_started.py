@@ -22,6 +22,7 @@ from odesolve.jobs import lines, work
 from tests.distributed.ranks import on_ranks
 from tests.jobs.nets import model
 from tests.jobs.ranks import SHARD, Holder, N, Net, Slow, draw, in_lambda
+from tests.products import diagonal
 
 STARTED = {
     "torchrun": {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"},
@@ -71,7 +72,11 @@ def densities(out, net):
     return ode.jobs.log_prob(model(net), data(), out=out, progress=False, **options)
 
 
-@pytest.mark.parametrize("wrapped", BARE, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "wrapped",
+    [nested, *(pytest.param(f, marks=pytest.mark.long) for f in (outermost, lambdas))],
+    ids=lambda f: f.__name__,
+)
 def test_wrapped_networks(tmp_path, wrapped):
     """Two ranks that take other numbers of calls; taken up bare, and begun bare before: one job."""
 
@@ -251,7 +256,11 @@ def test_every_rank_begins_at_its_share(started, tmp_path, monkeypatch):
     assert shown == [False]  # the first of a machine shows it
 
 
-@pytest.mark.parametrize(("seen", "chosen"), [(4, 1), (1, 0), (0, 1)])
+@pytest.mark.parametrize(
+    ("started", "seen", "chosen"),
+    [(name, *counts) for name, counts in diagonal(list(STARTED), [(4, 1), (1, 0), (0, 1)])],
+    indirect=["started"],
+)
 def test_the_device_of_the_local_rank(started, tmp_path, monkeypatch, seen, chosen):
     """Of jobs from Python as of the command; the only one, where a scheduler shows a process no
     other."""

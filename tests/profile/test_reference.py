@@ -7,19 +7,23 @@ import torch
 
 import odesolve as ode
 from odesolve.profile import Reference, certified
+from tests.products import LONG
 from tests.rows import rows
 
 PATHS = [
     ode.paths.VP(),
-    ode.paths.Cosine(),
-    ode.paths.VE(),
-    ode.paths.SubVP(),
     ode.paths.EDM(),
-    ode.paths.Linear(),
-    ode.paths.Trig(),
     ode.paths.Linear().flipped(),
     ode.paths.Discrete.ddpm(),
 ]
+if LONG:
+    PATHS += [
+        ode.paths.Cosine(),
+        ode.paths.VE(),
+        ode.paths.SubVP(),
+        ode.paths.Linear(),
+        ode.paths.Trig(),
+    ]
 
 
 @rows("path", PATHS, ids=lambda p: type(p).__name__)

@@ -80,7 +80,7 @@ def start():
 
 @pytest.mark.parametrize(
     ("solver", "noise", "calculus", "kind"),
-    [(*a, b) for a, b in diagonal(list(CASES), list(KINDS), times=2)],
+    [(*a, b) for a, b in diagonal(list(CASES), list(KINDS))],
 )
 def test_solve_sde(solver, noise, calculus, kind):
     """Both ways to draw noise; y0 stays what it was."""

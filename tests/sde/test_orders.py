@@ -10,10 +10,14 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.products import LONG
 
 WIDE = {"dtype": torch.float64}
 SAMPLES = 1000
 STEPS, FINER = (8, 16, 32, 64), (32, 64, 128)
+# Steps of the solutions that errors are taken against, whose own errors are a twentieth of those,
+# and of the finest, of order 1/2, a sixth.
+FINE, FINEST = (2048, 4096) if LONG else (1024, 2048)
 
 
 def slope(errors, steps=STEPS):
@@ -104,7 +108,7 @@ def turned(solver, calculus, steps):
 )
 def test_strong_order_of_general_noise(solver, calculus):
     """1/2, all to one solution."""
-    fine = turned("stochastic_heun", "stratonovich", 4096)
+    fine = turned("stochastic_heun", "stratonovich", FINEST)
     errors = [float((turned(solver, calculus, n) - fine).square().mean().sqrt()) for n in STEPS]
     assert slope(errors) == pytest.approx(0.5, abs=0.15)
 
@@ -130,11 +134,11 @@ def in_a_well(solver, steps, direction):
     ("solver", "order"),
     [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 1.5), ("shark", 1.5)],
 )
-@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("direction", [1, pytest.param(-1, marks=pytest.mark.long)])
 def test_strong_order_in_a_double_well(solver, order, direction):
     """Noise that changes with time, against a fine solution on the same path, forward and
     backward."""
-    exact = in_a_well("shark", 2048, direction)
+    exact = in_a_well("shark", FINE, direction)
     ends = [in_a_well(solver, n, direction) for n in FINER]
     errors = [float((end - exact).square().mean().sqrt()) for end in ends]
     assert slope(errors, FINER) == pytest.approx(order, abs=0.2)
@@ -193,7 +197,7 @@ def pulled_back(solver, steps):
 def test_strong_order_on_ornstein_uhlenbeck(solver, order):
     """On one path, against a fine solution. A linear drift is special: order 2 where 1.5 is
     promised."""
-    exact = pulled_back("shark", 2048)
+    exact = pulled_back("shark", FINE)
     ends = [pulled_back(solver, n) for n in STEPS]
     errors = [float((end - exact).square().mean().sqrt()) for end in ends]
     assert slope(errors) == pytest.approx(order, abs=0.2)

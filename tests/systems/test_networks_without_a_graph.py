@@ -85,8 +85,13 @@ def test_densities_of_models(way, net):
         ode.log_prob(model_of(net), X, **options)
 
 
-@pytest.mark.parametrize("options", DENSITIES.values(), ids=DENSITIES)
-def test_densities_of_a_network_with_a_graph(options):
+# The others are taken for granted by the tests of likelihoods.
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(w, marks=[pytest.mark.long] * (k % 4 > 0)) for k, w in enumerate(DENSITIES)],
+)
+def test_densities_of_a_network_with_a_graph(way):
+    options = DENSITIES[way]
     assert ode.log_prob(model_of(formula), X, **options).value.isfinite().all()
 
 

@@ -81,20 +81,27 @@ def test_transforms_of_closures_are_refused():
         )
 
 
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)
+
+    def forward(self, x, t):
+        return self.last(torch.tanh(self.first(torch.cat([x, t[:, None].to(x)], 1))))
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_networks_say_what_to_set():
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)
+    compiled = torch.compile(Net(), backend="aot_eager")
+    with pytest.raises(OdesolveError, match="donated_buffer = False"):
+        ode.log_prob(ode.Model(compiled, VP, "noise"), X.float())
 
-        def forward(self, x, t):
-            return self.last(torch.tanh(self.first(torch.cat([x, t[:, None].to(x)], 1))))
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_what_is_set_for_compiled_networks_is_enough():
     x, net = X.float(), Net()
     want = ode.log_prob(ode.Model(net, VP, "noise"), x).value
-    with pytest.raises(OdesolveError, match="donated_buffer = False"):
-        ode.log_prob(ode.Model(torch.compile(net, backend="aot_eager"), VP, "noise"), x)
     torch._dynamo.reset()
     with torch._functorch.config.patch(donated_buffer=False):
         got = ode.log_prob(ode.Model(torch.compile(net, backend="aot_eager"), VP, "noise"), x).value

@@ -12,6 +12,7 @@ from odesolve.objectives import DiffFlow, Interpolant, Matching, bridges, droppe
 from odesolve.objectives.flow_maps import FlowMap, MeanFlow
 from odesolve.objectives.matching import Terms
 from odesolve.training import EMA, Batches, Exponential, NotFinite, checkpoint, fit, warm_up
+from tests.products import diagonal
 from tests.rows import rows
 
 safetensors = pytest.importorskip("safetensors")
@@ -96,8 +97,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stop", [8, 12])
+@pytest.mark.parametrize(("kind", "stop"), diagonal(list(KINDS), [8, 12]))
 def test_resumed_is_bitwise_the_whole_run(tmp_path, kind, stop):
     """Interrupted between checkpoints too: after 12 steps of 24 the last checkpoint is that of step
     7."""

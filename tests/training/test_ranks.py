@@ -17,6 +17,7 @@ from odesolve import objectives as obj
 from odesolve.objectives import dropped, times
 from odesolve.training import EMA, NotFinite, checkpoint, fit
 from tests.distributed.ranks import on_ranks
+from tests.products import diagonal
 
 pytest.importorskip("safetensors")
 POINTS = torch.randn(30, 2, generator=torch.Generator().manual_seed(5))
@@ -116,7 +117,13 @@ def close(a, b, atol=1e-6):
         torch.testing.assert_close(torch.tensor(mine), torch.tensor(theirs), rtol=1e-5, atol=atol)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# Of what ranks share in other ways: labels, couplings, strata, weights beside the network's.
+FEW = ("labels", "transport", "stratified", "uncertainty", "consistency")
+
+
+@pytest.mark.parametrize(
+    "kind", [*FEW, *(pytest.param(k, marks=pytest.mark.long) for k in KINDS if k not in FEW)]
+)
 def test_two_ranks_are_one_process_with_two_batches_a_step(tmp_path, kind):
     found = on_ranks(lambda: (run(kind), run(kind, wrapped=True)), 2, tmp_path)
     alone = run(kind, accumulate=2)
@@ -126,8 +133,9 @@ def test_two_ranks_are_one_process_with_two_batches_a_step(tmp_path, kind):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("seeded", [True, False])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("dtype", "seeded"), diagonal([torch.bfloat16, torch.float16], [True, False])
+)
 def test_in_half_precision(tmp_path, dtype, seeded):
     found = on_ranks(lambda: run(dtype=dtype, seeded=seeded), 2, tmp_path)
     assert found[0] == found[1]

@@ -58,4 +58,4 @@ def test_what_it_says_can_be_typed():
 
 @rows("data", [X, X.numpy(), X.tolist(), np.asarray(X)])
 def test_rows_of_numbers_are_data(data):
-    assert ode.check(MODEL, data, seconds=0.5).status
+    assert ode.check(MODEL, data, seconds=0.01).status

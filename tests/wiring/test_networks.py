@@ -59,9 +59,8 @@ def learned():
     ("path", "predicts", "wrong"),
     [
         (PATH, "velocity", set()),
-        (PATH, "noise", {"prediction"}),
-        (PATH.flipped(), "velocity", {"direction"}),
         (PATH.flipped(), "data", {"direction", "prediction"}),
+        *[(PATH, "noise", {"prediction"}), (PATH.flipped(), "velocity", {"direction"})] * LONG,
     ],
 )
 def test_a_trained_network(learned, path, predicts, wrong):
@@ -72,7 +71,7 @@ def test_a_trained_network(learned, path, predicts, wrong):
     assert found["training"].verdict == "right"
 
 
-@rows("predicts", ["velocity", "noise"] + ["data", "v"] * LONG)
+@rows("predicts", ["velocity"] + ["noise", "data", "v"] * LONG)
 def test_an_untrained_network_is_said_to_be_one(predicts):
     torch.manual_seed(3)
     found = ode.check(ode.Model(Small(), PATH, predicts), halves(800, 2))
@@ -105,13 +104,15 @@ def test_a_network_that_has_learned_little_is_not_read_wrong():
     assert "linear filter" in found["training"].says
 
 
-@rows("predicts", ["data", "score"])
+@pytest.mark.long
+@pytest.mark.parametrize("predicts", ["data", "score"])
 def test_a_network_that_has_learned_little_is_seen_to_be_read_wrong(predicts):
     found = ode.check(ode.Model(filtering, ode.paths.VP(), predicts), squares(800))
     assert found["prediction"].typed == 'predicts="noise"', found
 
 
-@rows("share", [1.0, -1.0] + [0.5] * LONG)
+@pytest.mark.long
+@pytest.mark.parametrize("share", [1.0, -1.0, 0.5])
 def test_an_untrained_network_that_passes_its_input_on_is_said_to_be_one(share):
     torch.manual_seed(3)
     small = Small()
@@ -158,7 +159,7 @@ def test_answers_that_are_not_finite():
 def test_channels_last_and_bytes():
     problem = ode.problems.digits()
     net = problem.model(ode.paths.VP(), "noise").net
-    pictures = problem.sample(100, seed=2)
+    pictures = problem.sample(100 if LONG else 40, seed=2)
 
     def strict(x, t):
         if x.shape[1] != 1:
@@ -176,12 +177,14 @@ def test_channels_last_and_bytes():
     assert found["data"].typed == "x / 127.5 - 1"
 
 
-# Bytes are asked about above, too: here in the long suite alone.
-SCALED = [(lambda x: (x + 1) / 2, "2 * x - 1")]
-SCALED += [(lambda x: (x + 1) * 127.5, "x / 127.5 - 1")] * LONG
+SCALED = [
+    (lambda x: (x + 1) / 2, "2 * x - 1"),
+    (lambda x: (x + 1) * 127.5, "x / 127.5 - 1"),
+]
 
 
-@rows(("given", "typed"), SCALED)
+@pytest.mark.long  # the short suite asks about bytes above
+@pytest.mark.parametrize(("given", "typed"), SCALED)
 def test_data_of_another_scale(given, typed):
     problem = ode.problems.digits()
     pictures = problem.sample(100, seed=2)
@@ -223,7 +226,7 @@ def test_conditions_that_are_missing_or_too_few():
         ode.check(model.given(y=torch.zeros(7, dtype=torch.long)), x)
 
 
-@rows("scale", [1.0, 100.0], ids=["as meant", "of another scale"])
+@rows("scale", [100.0] + [1.0] * LONG)
 def test_no_more_readings_are_counted_than_were_announced(scale, monkeypatch):
     told = []
 
