@@ -135,15 +135,11 @@ def op(
     """Declare the function below as the specification of an op of its name; see ``Op``.
 
     Raises TypeError for a signature that a trace cannot hold, ValueError for a name that is taken,
-    or for arguments that there are not."""
+    for arguments that the specification lacks, and for unknown backends."""
 
     def declare(spec: Callable[P, None]) -> Callable[P, None]:
         declared = Op(spec, writes, device, left or {}, traced)
-        if declared.name in OPS:
-            raise ValueError(f"an op is called {declared.name!r} already: give another name")
-        for name in (*writes, device):
-            if name not in declared.parameters:
-                raise ValueError(f"{declared.name} has no argument {name!r}: name one that it has")
+        _check(declared)
         # Everything is worked out here: a bad signature is refused where it stands and not in the
         # first trace, and a compiler that follows a call finds plain attributes.
         for name in ("numbers", "kind", *(["schema"] if traced else [])):
@@ -154,3 +150,35 @@ def op(
         return spec
 
     return declare
+
+
+# ``combine`` and ``combined`` are written by hand, see kernels/ops.
+TAKEN = ("combine", "combined")
+BACKENDS = ("native", "triton")
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _check(declared: Op) -> None:
+    name = declared.name
+    if name in OPS or name in TAKEN:
+        raise ValueError(f"an op is called {name!r} already: give another name")
+    if isinstance(declared.writes, str) or not declared.writes:
+        raise ValueError(
+            f"{name} has writes={declared.writes!r}: give the names of the arguments that it "
+            'writes into, such as writes=("out",)'
+        )
+    for argument in (*declared.writes, declared.device):
+        if argument not in declared.parameters:
+            raise ValueError(f"{name} has no argument {argument!r}: name one that it has")
+    signature = inspect.signature(declared.spec)
+    for parameter in signature.parameters.values():
+        if parameter.kind not in POSITIONAL:
+            raise TypeError(f"{name} takes {parameter}: give it plain arguments, by place")
+    if _text_of(signature.return_annotation) != "None":
+        raise TypeError(
+            f"{name} returns {_text_of(signature.return_annotation)!r}: annotate -> None and write "
+            "into an argument, what it returns is dropped"
+        )
+    for backend in declared.left:
+        if backend not in BACKENDS:
+            raise ValueError(f"left has {backend!r}: choose from {', '.join(BACKENDS)}")

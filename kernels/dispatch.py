@@ -173,7 +173,12 @@ def public(spec: Callable[P, None]) -> Callable[P, None]:
 
     It is compiled from one line, as a dataclass's methods are. Rejected: a wrapper that takes *args
     and binds them, at twice the cost of a small op."""
-    op = declared.OPS[spec.__name__]
+    op = declared.OPS.get(spec.__name__)
+    if op is None or op.spec is not spec:
+        raise ValueError(
+            f"{spec.__name__} is not declared as an op: decorate it with "
+            "kernels.declared.op(writes=..., device=...)"
+        )
     names = ", ".join(op.parameters)
     source = f"def {op.name}({names}): run({op.name!r}, {op.where}, {names})"
     namespace: dict[str, Callable[P, None]] = {}

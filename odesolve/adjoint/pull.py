@@ -92,13 +92,8 @@ class Sums:
         return values, backs, list(grads[len(ys) :])
 
 
-class DerivativeMode(Protocol):
-    """A way to gradients: a solve that keeps something, and its way back."""
-
-    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The result (the states (n, B, ...) at the output times), and what the way back needs
-        besides them."""
-        ...
+class WayBack(Protocol):
+    """The way back over a solve."""
 
     def backward(
         self,
@@ -109,6 +104,15 @@ class DerivativeMode(Protocol):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of y0 and, where the way gives them, of the output times (n,), from those of
         the states."""
+        ...
+
+
+class DerivativeMode(WayBack, Protocol):
+    """A way to gradients: a solve that keeps something, and its way back."""
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The result (the states (n, B, ...) at the output times), and what the way back needs
+        besides them."""
         ...
 
 

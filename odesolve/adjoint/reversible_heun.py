@@ -53,17 +53,6 @@ class ReversibleHeun:
         f1, g1 = self.both(t, z1, self.args)
         return y + (f + f1) * (0.5 * h) + self.product(g + g1, 0.5 * w), z1, f1, g1
 
-    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        out = y0.new_empty(len(self.passed), *y0.shape)
-        state = self.split(y0)
-        for k in range(max(self.passed) + 1):
-            for i, passed in enumerate(self.passed):
-                if passed == k:
-                    out[i] = pack(state)
-            if k < max(self.passed):
-                state = self.step(*self.grid[k], self.noise(k), state)
-        return out, ()
-
     def backward(
         self,
         y: Tensor,

@@ -152,7 +152,7 @@ def raise_misread(
         return
     names = ("t", "y") if at == 1 else ("x", "t")
     shapes = " and ".join(
-        f"{name} of shape {_shape(v)}" for name, v in zip(names, ours, strict=False)
+        f"{name} of shape {shapes(v)}" for name, v in zip(names, ours, strict=False)
     )
     arguments = ", ".join((*names, *(f"{name}=" for name in named)))
     called = f"{_word(what)}({arguments})"
@@ -213,11 +213,12 @@ def _word(what: str) -> str:
     )
 
 
-def _shape(value: Any) -> Any:
+def shapes(value: Any) -> Any:
+    """The shapes of tensors, in the containers that hold them; of anything else its type."""
     if isinstance(value, Tensor):
         return tuple(value.shape)
-    if isinstance(value, dict):
-        return {k: _shape(v) for k, v in value.items()}
+    if isinstance(value, Mapping):
+        return {k: shapes(v) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_shape(v) for v in value]
+        return [shapes(v) for v in value]
     return type(value).__name__

@@ -32,6 +32,7 @@ from odesolve.objectives.draws import (
 from odesolve.objectives.matching import Terms
 from odesolve.objectives.means import law_for
 from odesolve.objectives.weights import Weight, signal, weighed, weights
+from odesolve.ode.stages import increment
 from odesolve.paths import Path
 from odesolve.planning.labels import rule_of
 
@@ -61,13 +62,7 @@ def runge_kutta(
 ) -> Tensor:
     """One step of the probability flow from times t (B,) to r (B,), by "euler", "midpoint", "heun",
     "rk4", ..."""
-    tableau = TABLEAUS[solver]
-    h = r - t
-    slopes: list[Tensor] = []
-    for c, row in zip(tableau.c, tableau.a, strict=True):
-        move = sum(a * k for a, k in zip(row, slopes, strict=True))
-        slopes.append(model.velocity(x + column(h, x) * move if row else x, t + c * h))
-    return x + column(h, x) * sum(b * k for b, k in zip(tableau.b, slopes, strict=True))
+    return x + increment(lambda s, y: model.velocity(y, s), TABLEAUS[solver], t, r - t, x)
 
 
 def ddim(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.doors.convention import reason
+from odesolve.doors.convention import reason, shapes
 from odesolve.doors.values import refuse_loose
 from odesolve.errors import OdesolveError, short
 from odesolve.functions.callee import Callee
@@ -193,19 +193,10 @@ class Drift:
         return torch.cat(parts, 1)
 
     def _misfit(self, out: Any, y: Tensor) -> OdesolveError:
-        def shape(x: Any) -> object:
-            if isinstance(x, Tensor):
-                return tuple(x.shape)
-            if isinstance(x, Mapping):
-                return {k: shape(v) for k, v in x.items()}
-            if isinstance(x, (tuple, list)):
-                return [shape(v) for v in x]
-            return type(x).__name__
-
         t = self.time(y.new_empty(y.shape[0]))
         return OdesolveError(
-            f"f returned {shape(out)} for a state {shape(self.open(y))}: return dy/dt in the form "
-            "of y. "
+            f"f returned {shapes(out)} for a state {shapes(self.open(y))}: return dy/dt in the "
+            "form of y. "
             f"(f is called as f(t, y, *args), t of shape {tuple(t.shape)}: "
             f"{reason(t, self.open(y), 'y')})"
         )

@@ -49,7 +49,8 @@ def measured(
     one that does not."""
     if not isinstance(executor, Reporting):
         raise OdesolveError(
-            f"executor is {type(executor).__name__}: give an ode.Window() or an ode.Parareal()"
+            f"executor is {type(executor).__name__}, which keeps no report: give an ode.Window(), "
+            "an ode.Parareal(), or one of yours with a property report"
         )
     best: dict[tuple[str, str, int], Row] = {}
     for budget in profile.budgets:

@@ -6,7 +6,7 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from torch import Tensor
 
@@ -71,21 +71,22 @@ class Latest(Generic[T]):
     """What executors have to say of their latest solve, to the thread in which it ran.
 
     Rejected: an attribute of the executor, which a solve in another thread would overwrite before
-    it is read, and which a copy or a pickle would carry along."""
+    it is read, and which a copy or a pickle would carry along. Rejected: a WeakKeyDictionary, in
+    which two executors that compare equal share one place, and which takes none without a hash."""
 
     def __init__(self) -> None:
         self._local = threading.local()
 
     def put(self, executor: object, value: T) -> None:
         """Say it."""
-        if not hasattr(self._local, "values"):
-            self._local.values = WeakKeyDictionary()
-        self._local.values[executor] = value
+        values = self._local.__dict__.setdefault("values", {})
+        key = id(executor)
+        values[key] = (ref(executor, lambda _: values.pop(key, None)), value)
 
     def get(self, executor: object) -> T | None:
         """What was said last, None if nothing was."""
-        values = getattr(self._local, "values", None)
-        return None if values is None else values.get(executor)
+        entry = self._local.__dict__.get("values", {}).get(id(executor))
+        return None if entry is None else entry[1]
 
 
 REPORTS: Latest[Report] = Latest()

@@ -4,6 +4,7 @@ coefficients of any plan."""
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ class Graph:
 
     Solver, steps up to ``steps``, grid, guidance scale and seed are data: they are written into a
     table on the device, and nothing is captured again. Where a graph is impossible the plain loop
-    runs, and ``reason`` says why.
+    runs, and ``reason`` says why. Its buffers serve one solve: threads that share it take turns.
 
     Args:
         model: the network to capture, with its conditions.
@@ -56,6 +57,7 @@ class Graph:
         self.like = like
         self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
         self._captured: torch.cuda.CUDAGraph | None = None
+        self._turn = threading.Lock()
         self._tables: dict[int, tuple[Program, CoefficientTable]] = {}
         self._states = [torch.zeros_like(like) for _ in range(states)]
         self._input = torch.zeros_like(like, dtype=model.dtype or like.dtype)
@@ -93,7 +95,8 @@ class Graph:
 
         ``model`` may have other conditions than the captured one, of the same shapes.
         """
-        reason = self._misfit(program, x, model) or self._capture()
+        with self._turn:
+            reason = self._misfit(program, x, model) or self._capture()
         _REASONS.put(self, reason)
         if reason is not None:
             logging.getLogger("odesolve").warning(
@@ -112,6 +115,23 @@ class Graph:
         model: NetworkCalls | None = None,
     ) -> Tensor:
         """Fill the table and the buffers, and call ``step`` once for every evaluation."""
+        with self._turn:
+            self._await_others(x)
+            return self._replay(program, x, keys, step, model)
+
+    def _await_others(self, x: Tensor) -> None:
+        """What another thread's stream still does with the buffers is done before this one's."""
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+
+    def _replay(
+        self,
+        program: Program,
+        x: Tensor,
+        keys: Tensor | None,
+        step: Callable[[], None],
+        model: NetworkCalls | None,
+    ) -> Tensor:
         table = self._load(program, model or self.model)
         if keys is not None:
             self._keys.copy_(keys)

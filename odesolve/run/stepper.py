@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from odesolve.errors import OdesolveError
 from odesolve.lowering.program import Call, Program
 from odesolve.run.advance import Buffers, Cursor, Draw, Functions, proceed, table_on
 
@@ -69,7 +70,9 @@ class Stepper:
 
     @property
     def call(self) -> Call:
-        """The network call that is waited for."""
+        """The network call that is waited for. Raises OdesolveError when the solve is done."""
+        if self.done:
+            raise OdesolveError("this solve is done and waits for no call: take its .result")
         return self.ops[self.position]  # type: ignore[return-value]
 
     @property
@@ -88,7 +91,9 @@ class Stepper:
 
     @property
     def result(self) -> Tensor:
-        """The final state of a solve that is done."""
+        """The final state of a solve that is done. Raises OdesolveError before."""
+        if not self.done:
+            raise OdesolveError("this solve waits for a network call: answer it, until .done")
         return self._value(self.program.result)
 
     def _value(self, slot: int) -> Tensor:
@@ -98,8 +103,12 @@ class Stepper:
 
     def answer(self, outputs: Sequence[Tensor], draw: Draw | None = None) -> None:
         """Go on to the next network call, or to the end, with what the network answered to this one
-        (one tensor per branch); ``draw`` as for ``run.advance.begin``."""
+        (one tensor per branch); ``draw`` as for ``run.advance.begin``.
+
+        Raises OdesolveError for other outputs, and when the solve is done."""
         position = self.position
+        if isinstance(outputs, Tensor) or len(outputs) != len(self.call.outputs):
+            self._refuse(outputs)
         slots = self.slots
         # Rejected: run.advance.accept, which looks whether an output lies in memory that is about
         # to be used again: hand_out has given the input's away.
@@ -108,6 +117,15 @@ class Stepper:
         for slot in self.start.program.frees[position]:
             slots[slot] = None
         self.position = proceed(self.start, position + 1, slots, self.functions, self.buffers, draw)
+
+    def _refuse(self, outputs: Sequence[Tensor]) -> None:
+        one = isinstance(outputs, Tensor)
+        got = f"a tensor of shape {tuple(outputs.shape)}" if one else f"{len(outputs)} outputs"
+        branches = ", ".join(self.call.branches)
+        raise OdesolveError(
+            f"answer got {got} for a call of the branches {branches}: give a list with one tensor "
+            "per branch"
+        )
 
     def hand_out(self) -> Tensor:
         """The network's next input, or the result: the caller's from now on, never written over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import torch
@@ -16,13 +17,25 @@ from odesolve.plans.plan import Plan
 
 def check_executor(executor: object) -> None:
     """Raise OdesolveError for what runs no programs."""
-    if executor is None or (hasattr(executor, "cast") and not isinstance(executor, type)):
+    if executor is None:
         return
-    raise OdesolveError(
-        f"executor={short(executor)}: give one that was made, such as ode.Window() or "
-        "ode.Graph(model, like), or None for the "
-        "loop"
-    )
+    if isinstance(executor, type) or not hasattr(executor, "run"):
+        raise OdesolveError(
+            f"executor={short(executor)}: give an object with run and cast, such as ode.Window() "
+            "or ode.Graph(model, like), or None for the loop"
+        )
+    if not isinstance(getattr(executor, "cast", None), bool):
+        raise OdesolveError(
+            f"executor={short(executor)} does not say whether the network reads a buffer of its "
+            "own: give its class cast = False, or True for a buffer beside the state"
+        )
+    try:
+        inspect.signature(executor.run).bind(*range(5))
+    except TypeError:
+        raise OdesolveError(
+            f"{type(executor).__name__}.run takes {inspect.signature(executor.run)}: let it take "
+            "(program, x, keys=None, model=None, tick=None)"
+        ) from None
 
 
 def program_for(
@@ -52,4 +65,15 @@ def execute(
     overwrite x."""
     if executor is None:
         return run.run(program, x, keys, model, tick, own)
-    return executor.run(program, x, keys, model, tick)
+    result = executor.run(program, x, keys, model, tick)
+    if not isinstance(result, Tensor) or result.shape != x.shape or result.dtype != x.dtype:
+        form = _form(result) if isinstance(result, Tensor) else type(result).__name__
+        raise OdesolveError(
+            f"{type(executor).__name__}.run returned {form} for a start state {_form(x)}: return "
+            "the states of all samples, in that shape and dtype"
+        )
+    return result
+
+
+def _form(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"

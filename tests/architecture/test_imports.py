@@ -69,7 +69,7 @@ ARROWS = {
         "planning plans process run solve solvers stochastic trace"
     ),
     "objectives": (
-        "adjoint files functions grids likelihood log_prob methods model noise paths planning "
+        "adjoint files functions grids likelihood log_prob methods model noise ode paths planning "
         "plans sample sampling sde trace"
     ),
     "wiring": "functions model paths pictures process sample sampling",

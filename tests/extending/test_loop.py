@@ -75,3 +75,23 @@ def test_a_state_may_be_replaced():
     solve.state = torch.zeros_like(NOISE)
     assert torch.equal(solve.state, torch.zeros_like(NOISE))
     assert torch.equal(solve.input, solve.state)
+
+
+def test_a_loop_out_of_step_is_told():
+    _, program = planned("ddim")
+    solve = Stepper(begin(program, NOISE[:1]))
+    answer = MODEL.data(solve.input, solve.call.t)
+    for outputs, told in (
+        (answer, r"a tensor of shape \(1, 2\)"),
+        ([answer, answer], "2 outputs"),
+        ([], "0 outputs"),
+    ):
+        with pytest.raises(ode.OdesolveError, match=f"{told} for a call of the branches "):
+            solve.answer(outputs)
+    with pytest.raises(ode.OdesolveError, match="waits for a network call: answer it"):
+        _ = solve.result
+    out = driven(solve, MODEL.data)
+    assert torch.equal(out, solve.result)
+    for late in (lambda: solve.call, lambda: solve.answer([answer]), lambda: solve.state):
+        with pytest.raises(ode.OdesolveError, match="is done and waits for no call"):
+            late()

@@ -96,3 +96,49 @@ def test_what_cannot_be_declared():
     assert "odd" not in OPS
     assert schema_of(right, ("out",)) == "(Tensor(a!) out, Tensor x) -> ()"
     assert declared.TYPES.keys().isdisjoint(NUMBERS)
+
+
+def plain(out: Tensor, x: Tensor) -> None:
+    """Another op."""
+
+
+def returning(out: Tensor, x: Tensor) -> Tensor:
+    return x
+
+
+def starred(out: Tensor, *x: Tensor) -> None:
+    """As many as there are."""
+
+
+def combine(out: Tensor, x: Tensor) -> None:
+    """A name of the library's."""
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "told"),
+    [
+        (plain, {"writes": "out"}, r'writes=\("out",\)'),
+        (plain, {"writes": ()}, "give the names of the arguments that it writes into"),
+        (plain, {"writes": ("nope",)}, "no argument 'nope'"),
+        (plain, {"device": "nope"}, "no argument 'nope'"),
+        (plain, {"left": {"cuda": "none"}}, "'cuda': choose from native, triton"),
+        (returning, {}, "annotate -> None"),
+        (starred, {}, "give it plain arguments, by place"),
+        (combine, {}, "called 'combine' already"),
+        (scaled_largest, {}, "called 'scaled_largest' already"),
+    ],
+)
+def test_declarations_that_do_not_fit_are_refused(spec, options, told):
+    before = dict(OPS)
+    with pytest.raises((TypeError, ValueError), match=told):
+        op(**{"writes": ("out",), "device": "x", **options})(spec)
+    assert before == OPS
+
+
+def test_what_is_not_declared_is_no_op():
+    def scaled_largest(out: Tensor, x: Tensor) -> None:
+        """Of the same name."""
+
+    for spec in (plain, scaled_largest):
+        with pytest.raises(ValueError, match="is not declared as an op: decorate it"):
+            public(spec)

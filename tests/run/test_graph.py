@@ -3,7 +3,9 @@ up to rounding."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
+import sys
 
 import pytest
 import torch
@@ -196,3 +198,20 @@ def test_captured_once_replayed_for_every_plan():
         )
         del calls[made:]
     assert len(calls) == 4  # three warm-up calls and the capture
+
+
+def test_threads_that_share_a_graph_take_turns():
+    model = MIXTURE.model(PATH)
+    graph = run.Graph(model, X)
+    plan = ode.plan("ddim", PATH, 12, "karras")
+    states = [X + shift for shift in range(4)]
+    alone = [replayed(graph, model, plan, x) for x in states]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for _ in range(5):
+                together = list(pool.map(lambda x: replayed(graph, model, plan, x), states))
+                assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    finally:
+        sys.setswitchinterval(interval)

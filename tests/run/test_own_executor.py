@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import threading
 
 import pytest
@@ -94,3 +96,70 @@ def test_a_report_belongs_to_the_thread_that_asked(executor):
     assert executor.report is mine
     assert len(mine.evaluations) == 5
     assert REPORTS.get(Halves()) is None
+
+
+class Half:
+    """Gives the first sample alone."""
+
+    cast = False
+
+    def run(self, program, x, keys=None, model=None, tick=None):
+        return run.run(program, x, keys, model, tick)[:1]
+
+
+class Nothing(Half):
+    def run(self, program, x, keys=None, model=None, tick=None):
+        return None
+
+
+class Narrow(Half):
+    def run(self, program, x):
+        return run.run(program, x)
+
+
+class Undecided(Half):
+    cast = None
+
+
+class Idle:
+    cast = False
+
+
+@pytest.mark.parametrize(
+    ("executor", "told"),
+    [
+        (Half(), r"Half.run returned float32 \(1, 2\) for a start state float32 \(2, 2\)"),
+        (Nothing(), "Nothing.run returned NoneType"),
+        (Narrow(), r"let it take \(program, x, keys=None, model=None, tick=None\)"),
+        (Undecided(), "give its class cast = False"),
+        (Idle(), "give an object with run and cast"),
+        (Half, "give an object with run and cast"),
+        ("window", "give an object with run and cast"),
+    ],
+)
+def test_executors_that_do_not_fit_are_refused(executor, told):
+    with pytest.raises(ode.OdesolveError, match=told):
+        ode.sample(MODEL, (2, 2), solver="ddim", steps=2, seed=0, executor=executor)
+
+
+def test_reports_are_those_of_one_executor():
+    """Of executors that compare equal, too, and of those without a hash."""
+
+    @dataclasses.dataclass
+    class Counted:
+        size: int = 1
+        cast = False
+
+        def run(self, program, x, keys=None, model=None, tick=None):
+            REPORTS.put(self, len(program.calls))
+            return run.run(program, x, keys, model, tick)
+
+    first = Counted()
+    second = Counted()
+    for executor, steps in ((first, 2), (second, 3)):
+        ode.sample(MODEL, (2, 2), solver="ddim", steps=steps, seed=0, executor=executor)
+    assert (REPORTS.get(first), REPORTS.get(second), REPORTS.get(Counted())) == (2, 3, None)
+    place = id(first)
+    del first, executor
+    gc.collect()
+    assert place not in REPORTS._local.values

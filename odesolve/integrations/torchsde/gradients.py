@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odesolve.adjoint.pull import DerivativeMode, Sums, with_gradients
+from odesolve.adjoint.pull import Sums, WayBack, with_gradients
 from odesolve.adjoint.reversible_heun import pack
 from odesolve.adjoint.sde import StochasticAdjoint
 from odesolve.adjoint.targets import Arguments, GradientTargets, leaves_of
@@ -33,7 +33,7 @@ class Walked:
     """A way back over steps that were made before: ``made`` holds their states at the outputs until
     they are handed on."""
 
-    way: DerivativeMode
+    way: WayBack
     made: list[Tensor]
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
