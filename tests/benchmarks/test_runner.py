@@ -136,6 +136,7 @@ def test_half_a_file_is_not_recorded(house, selection):
     assert "--record takes whole files" in printed
 
 
+@pytest.mark.long  # collects with all peers imported
 def test_every_benchmark_has_committed_figures_and_no_other_has():
     command = [sys.executable, "-m", "pytest", "--collect-only", "-m", ""]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
