@@ -75,6 +75,9 @@ def bench(house: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:torchtyping", "--rounds", "5", *arguments]
     # A session inside of a worker of xdist would time nothing.
     outside = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+    # Plugins take their time to load: only these, of which the gate takes xdist.
+    used = "pytest_benchmark.plugin,xdist.plugin"
+    outside |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": used}
     done = subprocess.run(
         command,
         cwd=house / "benchmarks",

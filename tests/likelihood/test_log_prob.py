@@ -60,7 +60,6 @@ if LONG:
 else:
     EXACT = [
         *(("2-d", path, divergence) for path in PATHS for divergence in ("nodes", "along")),
-        ("digits", "VP", "nodes"),
         ("digits", "EDM", "along"),
     ]
 

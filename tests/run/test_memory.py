@@ -86,7 +86,7 @@ def test_slots_keep_their_memory():
     assert len(seen) <= 2
 
 
-@rows(("solver", "predicts"), diagonal(SOLVERS, ["data", "noise", "v", "velocity"], times=2))
+@rows(("solver", "predicts"), diagonal(SOLVERS, ["data", "noise", "v", "velocity"]))
 def test_network_that_reuses_its_output_buffer(solver, predicts):
     """What the network returned is used up before it is called again, watched or not."""
     x, path = noise(), paths.Linear()
@@ -115,7 +115,7 @@ RETURNED = {"itself": lambda x, t: x, "a view": lambda x, t: x.flatten().view_as
 
 @rows(
     ("solver", "predicts", "same"),
-    diagonal(SOLVERS, ["data", "noise", "velocity"], list(RETURNED), times=2),
+    diagonal(SOLVERS, ["data", "noise", "velocity"], list(RETURNED)),
 )
 def test_network_that_returns_its_input(solver, predicts, same):
     """Its output is the state's own memory, or a view of it."""
