@@ -40,7 +40,7 @@ def unfolded(plan, model, x):
     return states(plan, KEYS, x, ask)[plan.result]
 
 
-# In the short suite four of each solver: what is folded is the same on all of a family's paths.
+# Whole products in the long suite; in the short one four cases of each solver, the settings in turn.
 WHERE = list(PATHS), list(PREDICTIONS), (False, True)
 CASES = grouped(product(SOLVERS, *WHERE) if LONG else diagonal(SOLVERS, *WHERE, times=4))
 
