@@ -40,7 +40,7 @@ def unfolded(plan, model, x):
     return states(plan, KEYS, x, ask)[plan.result]
 
 
-# Whole products in the long suite; in the short one four cases of each solver, the settings in turn.
+# In the short suite four cases of each solver, in which the settings take turns.
 WHERE = list(PATHS), list(PREDICTIONS), (False, True)
 CASES = grouped(product(SOLVERS, *WHERE) if LONG else diagonal(SOLVERS, *WHERE, times=4))
 
