@@ -75,7 +75,7 @@ FEW = {
     "cuda:90": ("half_noise", "mixed", "error", "window"),
     "hip:gfx942": ("row", "normal", "rms", "sums", "control"),
 }
-# Tensors that begin anywhere; a sample of one element, which Triton makes a constant; 2^33 elements.
+# Tensors that begin anywhere; a sample of one element, which Triton makes a constant; 2^33 of them.
 ODD = {"cuda:90": ("shifted", "one", "huge")}
 
 

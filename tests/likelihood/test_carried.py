@@ -71,7 +71,7 @@ def error(problem, path, solver, steps, reverse=False, width=None, grid=None):
     return float((found.change[:, 0] - want).abs().mean())
 
 
-# Where the flow arrives is solved for, on a path and in a direction: two of them in the short suite.
+# Where the flow arrives is solved for, by path and direction: two of them in the short suite.
 WHERE = [("vp", False), ("linear", True)]
 
 
