@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.products import LONG
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-NETWORKS = ("flow, eight gaussians", "flow, moons", "noise, VP, checkerboard", "EDM, moons")
+NETWORKS = ["flow, eight gaussians"]
+NETWORKS += ["flow, moons", "noise, VP, checkerboard", "EDM, moons"] * LONG
 TRAINING, SAMPLES = 600, 150
 
 
@@ -66,16 +68,16 @@ def test_intervals_hold_in_other_ways(case, bench, options):
     assert calibration.share(found, exact, 0.95) >= 0.93
 
 
-def test_a_velocity_of_ones_own(bench, tmp_path):
-    calibration, trained = bench
-    model, draw = trained.trained(NETWORKS[0], tmp_path, TRAINING)
-    x, net = draw(SAMPLES, 3), calibration.double(model).net
+@pytest.mark.parametrize("case", NETWORKS[:1], indirect=True)
+def test_a_velocity_of_ones_own(case, bench):
+    calibration, (model, x, exact) = bench[0], case
+    net = calibration.double(model).net
     found = ode.log_prob(lambda t, x: net(x, t.reshape(-1)), x.double(), t=(0.0, 1.0))
-    exact = calibration.truth(model, x)
     assert calibration.share(found, exact, 0.95) >= 0.93
     assert float((found.value - exact).square().mean().sqrt()) < 1e-3
 
 
+@pytest.mark.long  # a network to train
 def test_a_divergence_that_jumps(bench, tmp_path):
     """Of a network with ReLU the nodes converge slowly, and the error says so."""
     calibration, trained = bench

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 EXACT = 0.2  # nats that a solve at a loose tolerance may err by
 PROBE = 12.0  # three standard deviations of one probe, which is what the peers take
 
 
+@pytest.mark.long  # all solve a mixture; the other benchmarks' shorter runs stay
 def test_every_contender_is_near_the_reference():
     command = [sys.executable, "likelihood.py", "--quick", "--only", "mixture", "--threads", "1"]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)

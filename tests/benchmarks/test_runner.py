@@ -73,6 +73,9 @@ def bench(house: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:torchtyping", "--rounds", "5", *arguments]
     # A session inside of a worker of xdist would time nothing.
     outside = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+    # Plugins take their time to load: only these, of which the gate takes xdist.
+    used = "pytest_benchmark.plugin,xdist.plugin"
+    outside |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": used}
     done = subprocess.run(
         command,
         cwd=house / "benchmarks",
@@ -134,6 +137,7 @@ def test_half_a_file_is_not_recorded(house, selection):
     assert "--record takes whole files" in printed
 
 
+@pytest.mark.long  # collects with all peers imported
 def test_every_benchmark_has_committed_figures_and_no_other_has():
     command = [sys.executable, "-m", "pytest", "--collect-only", "-m", ""]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.products import LONG, diagonal
 from tests.run import rational
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -47,8 +48,10 @@ def errors(x, loop):
     return (x - loop).flatten(1).norm(dim=1) / loop.flatten(1).norm(dim=1)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "sde_dpmpp_1", "dpmpp_2m_sde"])
-@pytest.mark.parametrize("size", [None, 10])
+@pytest.mark.parametrize(
+    ("solver", "size"),
+    diagonal(["ddim", "dpmpp_2m", "sde_dpmpp_1", "dpmpp_2m_sde"], [None, 10]),
+)
 def test_the_procedure_gives_the_loop_to_its_tolerance(paradigms, solver, size):
     loop, found = both(paradigms, DIGITS, solver, 50, noise(), size=size, tolerance=1e-3)
     assert errors(found.x, loop).max() < 1e-2
@@ -57,8 +60,9 @@ def test_the_procedure_gives_the_loop_to_its_tolerance(paradigms, solver, size):
     assert found.evaluations <= found.rounds * (size or 50)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "sde_dpmpp_1"])
-@pytest.mark.parametrize("size", [None, 10, 1])
+@pytest.mark.parametrize(
+    ("solver", "size"), diagonal(["ddim", "dpmpp_2m", "sde_dpmpp_1"], [None, 10, 1])
+)
 def test_at_no_tolerance_it_is_the_loop(paradigms, solver, size):
     loop, found = both(paradigms, DIGITS, solver, 50, noise(), size=size, tolerance=0.0)
     # a batch of another size rounds otherwise in the network
@@ -88,7 +92,7 @@ def test_variances_are_those_of_ddpm(paradigms):
     assert paradigms.step_variances(plan)[-1] == 0
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(3 if LONG else 1))
 def test_windows_take_no_more_rounds_and_evaluations_for_a_smaller_error(paradigms, seed):
     loop, found = both(paradigms, DIGITS, "ddim", 50, noise(seed), tolerance=1e-3)
     theirs = errors(found.x, loop).mean()
@@ -103,6 +107,7 @@ def test_windows_take_no_more_rounds_and_evaluations_for_a_smaller_error(paradig
     assert errors(x, loop).mean() <= theirs
 
 
+@pytest.mark.long  # a run of test_couplings.py's stays
 def test_the_benchmark_runs():
     command = [sys.executable, "window.py", "--quick", "--threads", "1"]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)

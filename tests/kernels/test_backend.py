@@ -12,13 +12,20 @@ from odesolve.kernels import dispatch, reference
 import odesolve as ode
 
 
-def run(code, backend=None):
-    env = {k: v for k, v in os.environ.items() if k not in ("ODESOLVE_BACKEND", "TRITON_INTERPRET")}
-    if backend is not None:
-        env["ODESOLVE_BACKEND"] = backend
-    return subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
-    )
+@pytest.fixture
+def force(monkeypatch):
+    """Chooses a backend as a process does when it first needs one."""
+    known = dispatch.backend.__wrapped__.cache_clear
+
+    def choose(name):
+        monkeypatch.setenv("ODESOLVE_BACKEND", name)
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        known()
+        return ode.backend()
+
+    yield choose
+    monkeypatch.undo()
+    known()
 
 
 def test_report():
@@ -41,41 +48,34 @@ def test_the_specification_has_every_op():
     )
 
 
-def test_unknown_backend_is_refused_when_it_is_needed():
-    done = run("import odesolve; print('imported'); odesolve.backend()", "cuda")
-    assert done.returncode != 0
-    assert done.stdout.strip() == "imported"
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: ODESOLVE_BACKEND='cuda' is not available: choose from")
-    assert all(known in last for known in dispatch.BACKENDS)
+def test_unknown_backend_is_refused(force):
+    with pytest.raises(RuntimeError, match="'cuda' is not available: choose") as e:
+        force("cuda")
+    assert all(known in str(e.value) for known in dispatch.BACKENDS)
 
 
 @pytest.mark.parametrize("name", [k for k in dispatch.BACKENDS if k not in ode.backend().refused])
-def test_a_backend_can_be_forced(name):
-    done = run(
-        "import odesolve; print(odesolve.backend().name, odesolve.backend().devices['cpu'])", name
-    )
-    assert done.stdout.split() == [
-        name,
-        name if name != "triton" else ode.backend().devices["cpu"],
-    ], done.stderr
-    assert done.stderr == ""
+def test_a_backend_can_be_forced(name, force, caplog):
+    found = force(name)
+    assert found.name == found.devices[dispatch.BACKENDS[name][1] or "cpu"] == name
+    assert caplog.text == ""
 
 
-def test_a_backend_that_cannot_run_is_refused_with_its_reason():
+def test_a_backend_that_cannot_run_is_refused_with_its_reason(force):
     for name, why in ode.backend().refused.items():
         if not why.startswith("ODESOLVE_BACKEND"):
-            done = run("import odesolve; odesolve.backend()", name)
-            assert done.stderr.strip().endswith(
-                f"RuntimeError: ODESOLVE_BACKEND={name!r} is not available: {why}"
-            )
+            with pytest.raises(RuntimeError) as e:
+                force(name)
+            assert str(e.value) == f"ODESOLVE_BACKEND={name!r} is not available: {why}"
 
 
 MISSING = """
-import sys, logging
+import os, sys
 sys.modules["odesolve._native"] = None
-import odesolve, torch
+os.environ["ODESOLVE_BACKEND"] = "no such one"
+import odesolve, torch  # which do not need one yet
 from odesolve.kernels import dispatch
+del os.environ["ODESOLVE_BACKEND"]
 x, out = torch.ones(2, 3), torch.empty(2, 3)
 dispatch.combine([out], [x], [[2.0]], [0])
 dispatch.combine([out], [x], [[2.0]], [0])
@@ -84,7 +84,10 @@ print(odesolve.backend().devices["cpu"], float(out.sum()))
 
 
 def test_without_the_compiled_module_the_reference_runs_and_says_so_once():
-    done = run(MISSING)
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", MISSING], env=env, capture_output=True, text=True, check=False
+    )
     assert done.stdout.split() == ["reference", "18.0"], done.stderr
     assert done.stderr.count("\n") == 1
     assert "the slow reference kernels run on the CPU: " in done.stderr

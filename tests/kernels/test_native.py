@@ -297,7 +297,10 @@ def digest():
     return hashlib.sha256(data).hexdigest()
 
 
-@pytest.mark.parametrize("isa", ["baseline"] if native.ISA == "baseline" else ["baseline", "avx2"])
+@pytest.mark.parametrize(
+    "isa",
+    ["baseline"] + [pytest.param("avx2", marks=pytest.mark.long)] * (native.ISA != "baseline"),
+)
 def test_every_instruction_set_gives_the_same_bits(isa):
     env = {**os.environ, "ODESOLVE_ISA": isa}
     done = subprocess.run(

@@ -200,6 +200,7 @@ def test_a_module_that_does_not_load_is_named(monkeypatch):
         native._load()
 
 
+@pytest.mark.long  # a process; test_backend.py has another
 def test_the_reference_runs_where_it_cannot_and_says_why():
     program = (
         "import odesolve; b = odesolve.backend(); print(b.devices['cpu'], b.refused['native'])"

@@ -12,6 +12,8 @@ from odesolve.kernels.declared import OPS
 from torch.autograd import gradcheck, gradgradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from tests.products import diagonal
+
 KEYS = philox.keys(5, torch.arange(3))
 STREAMS = (3, 2**63 + 7)
 BASES = ([0, 0], [-1, 1], [2, -1], [2, 2])
@@ -36,9 +38,8 @@ def weights(per_sample=False, grad=False):
     return torch.randn(shape, dtype=torch.float64, generator=g).requires_grad_(grad)
 
 
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("per_sample", [False, True])
-def test_first_and_second_derivatives(per_sample, base):
+@pytest.mark.parametrize(("base", "per_sample"), diagonal(BASES, [False, True]))
+def test_first_and_second_derivatives(base, per_sample):
     def f(w, *ins):
         return tuple(dispatch.combined(ins, w, base, KEYS, STREAMS))
 

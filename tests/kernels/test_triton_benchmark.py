@@ -44,6 +44,7 @@ def test_checks_see_a_wrong_sum(gpu, monkeypatch):
     assert not all(holds for _, holds in gpu._combine_agrees((4, 3, 7, 5), torch.float32, keys))
 
 
+@pytest.mark.long
 def test_sampler_checks_run_on_a_cpu(monkeypatch):
     """As far as they can: that they call what there is, and that the contenders agree."""
     monkeypatch.syspath_prepend(FOLDER)

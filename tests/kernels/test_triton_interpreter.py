@@ -7,18 +7,14 @@ import pytest
 
 from .apart import interpreted
 
-OTHERS = "reductions or normal or tuning"
-PARTS = {
-    "combine": ["triton_checks.py", "triton_window_checks.py", "-k", f"not ({OTHERS})"],
-    "others": ["triton_checks.py", "triton_path_checks.py", "-k", f"{OTHERS} or path_checks"],
-    "alike": ["test_control.py", "test_sums.py", "test_refused.py"],
-}
+FILES = [f"triton_{part}checks.py" for part in ("", "window_", "path_")]
 
 
 @pytest.mark.apart
-@pytest.mark.parametrize("part", PARTS)
-def test_checks_pass_in_the_interpreter(part):
-    interpreted(*PARTS[part])
+def test_checks_pass_in_the_interpreter():
+    """In one process, as starting it takes longer than most of the files; the cases are fewer in
+    the short suite."""
+    interpreted(*FILES, "test_control.py", "test_sums.py", "test_refused.py")
 
 
 @pytest.mark.apart

@@ -1,11 +1,10 @@
-"""What tracing makes of ``traced.combined``, for test_triton_traced.py; prints JSON. ``graph``
-pretends that there is an H100: fake tensors, and a driver that only says so. ``values`` runs the op
-under Triton's interpreter (TRITON_INTERPRET=1)."""
+"""What tracing makes of ``traced.combined``: ``graph``, which test_triton_traced.py has printed as
+JSON, pretends that there is an H100: fake tensors, and a driver that only says so. ``values``, for
+triton_checks.py, runs the op under Triton's interpreter."""
 
 from __future__ import annotations
 
 import json
-import sys
 
 import torch
 import triton
@@ -83,4 +82,4 @@ def values():
 
 
 if __name__ == "__main__":
-    print(json.dumps({"graph": graph, "values": values}[sys.argv[1]]()))
+    print(json.dumps(graph()))

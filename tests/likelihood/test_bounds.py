@@ -15,6 +15,7 @@ from odesolve import paths
 from odesolve.likelihood import bounds
 from odesolve.likelihood.bounds import elbo
 from odesolve.likelihood.vlb import Decoder, Diffusion
+from tests.products import LONG
 
 POINTS = 4
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
@@ -37,7 +38,7 @@ def hermite(monkeypatch):
     return nodes.repeat_interleave(POINTS)[:, None], (weights[:, None] * weights).flatten()
 
 
-@pytest.mark.parametrize("predicts", ["noise", "data", "v"])
+@pytest.mark.parametrize("predicts", ["noise"] + ["data", "v"] * LONG)
 def test_ddpm_on_unit_gaussian_data(hermite, predicts):
     """beta is the variance of its reverse steps: the bound is the entropy. With beta-tilde it is
     1.88383 nats."""

@@ -11,14 +11,16 @@ import torch
 
 import odesolve as ode
 from odesolve import paths, problems
+from tests.products import LONG, diagonal
 
 MIX = problems.mixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 0.5]], std=0.3)
 X = MIX.sample(40, seed=1)
 STRAIGHT = {"Linear": paths.Linear(), "flipped": paths.Linear().flipped(), "Trig": paths.Trig()}
 
 
-@pytest.mark.parametrize("predicts", ["velocity", "noise", "v", "score"])
-@pytest.mark.parametrize("name", STRAIGHT)
+@pytest.mark.parametrize(
+    ("predicts", "name"), diagonal(["velocity", "noise", "v", "score"], list(STRAIGHT))
+)
 def test_straight_and_trigonometric_paths_begin_with_the_data(name, predicts):
     """The value is that of x itself, whatever the prediction, and nothing lies before."""
     path = STRAIGHT[name]
@@ -32,9 +34,9 @@ def test_straight_and_trigonometric_paths_begin_with_the_data(name, predicts):
     ("path", "predicts", "first", "counted"),
     [
         (paths.VP(), "noise", 1e-3, True),
-        (paths.Cosine(), "v", 1e-3, True),
+        pytest.param(paths.Cosine(), "v", 1e-3, True, marks=pytest.mark.long),
         (paths.SubVP(), "score", 1e-3, True),
-        (paths.VP().flipped(), "noise", 0.999, True),
+        pytest.param(paths.VP().flipped(), "noise", 0.999, True, marks=pytest.mark.long),
         (paths.Linear(), "data", 1e-3, True),
         (paths.EDM(), "edm", 0.002, False),
         (paths.VE(), "score", 0.0, False),
@@ -64,7 +66,7 @@ def test_other_paths_begin_where_they_say_and_count_the_gap(path, predicts, firs
         assert float(((low <= clean) & (clean <= high)).double().mean()) > 0.95
 
 
-@pytest.mark.parametrize("path", [paths.Linear(), paths.Trig()], ids=["Linear", "Trig"])
+@pytest.mark.parametrize("path", [paths.Linear()] + [paths.Trig()] * LONG, ids=str)
 def test_what_lies_before_vanishes_with_it(path):
     """Of a network that is not exact: its score times the noise is not what is left out."""
 

@@ -8,7 +8,7 @@ import torch
 
 import odesolve as ode
 from odesolve.likelihood import dependence
-from tests.products import product
+from tests.products import diagonal, product
 from tests.rows import rows
 
 
@@ -72,11 +72,12 @@ def model(net, dtype=None):
     return ode.Model(lambda x, t: net(x), ode.paths.VP(), "noise", dtype=dtype)
 
 
-@pytest.mark.parametrize("net", CUT.values(), ids=CUT)
 @pytest.mark.parametrize(
-    "options", [{}, {"steps": 3}, {"of": "plan", "solver": "ddim", "steps": 3}], ids=str
+    ("name", "options"),
+    diagonal(list(CUT), [{}, {"steps": 3}, {"of": "plan", "solver": "ddim", "steps": 3}]),
 )
-def test_a_cut_is_found(net, options):
+def test_a_cut_is_found(name, options):
+    net = CUT[name]
     with pytest.raises(ode.OdesolveError, match="in a way that autograd does not see"):
         ode.log_prob(model(net), data(3), **options)
 

@@ -3,6 +3,7 @@ others."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -12,6 +13,7 @@ import odesolve as ode
 from odesolve import paths
 from odesolve.likelihood.ito import along
 from odesolve.noise.keys import keys_of
+from tests.products import LONG
 
 PATHS = [paths.VP(), paths.EDM(), paths.Linear(), paths.Linear().flipped(), paths.VE()]
 MIXTURE = ode.problems.mixture([0.3, 0.7], [[-1.5], [1.0]], std=[0.3, 0.5])
@@ -50,6 +52,7 @@ def test_exact_for_gaussian_data_of_the_models_deviation(path, solver):
     assert torch.equal(out, ode.sample(model, state=x, plan=plan, seed=0))
 
 
+@functools.cache
 def errors(solver, steps, tree=False, count=20_000):
     """Errors of the mixture's log-density, for starts from the marginal, and what is told of
     them."""
@@ -69,12 +72,8 @@ def slope(coarse, fine, halvings):
 
 @pytest.mark.parametrize(
     "solver",
-    [
-        "sde_dpmpp_1",
-        "sde_dpmpp_1(tau=0.6)",
-        "ddpm(variance=large)",
-        "euler_maruyama(diffusion=sigma)",
-    ],
+    ["sde_dpmpp_1", "euler_maruyama(diffusion=sigma)"]
+    + ["sde_dpmpp_1(tau=0.6)", "ddpm(variance=large)"] * LONG,
 )
 def test_first_order_in_the_mean(solver):
     coarse, fine = errors(solver, 32)[0], errors(solver, 128)[0]
@@ -82,7 +81,7 @@ def test_first_order_in_the_mean(solver):
     assert 0.45 < slope(float(coarse.std()), float(fine.std()), 2) < 0.8
 
 
-@pytest.mark.parametrize("solver", ["dpmpp_2m_sde", "dpmpp_sde", "seeds_2"])
+@pytest.mark.parametrize("solver", ["dpmpp_2m_sde"] + ["dpmpp_sde", "seeds_2"] * LONG)
 def test_second_order_in_the_mean_where_the_solver_is(solver):
     coarse, fine = errors(solver, 16)[0], errors(solver, 64)[0]
     assert slope(float(coarse.mean()), float(fine.mean()), 2) > 1.8
@@ -90,7 +89,8 @@ def test_second_order_in_the_mean_where_the_solver_is(solver):
 
 
 @pytest.mark.parametrize(
-    "solver", ["sde_dpmpp_1", "dpmpp_2m_sde", "sde_dpmpp_1(tau=0.6)", "euler_maruyama(tau=1.4)"]
+    "solver",
+    ["sde_dpmpp_1"] + ["dpmpp_2m_sde", "sde_dpmpp_1(tau=0.6)", "euler_maruyama(tau=1.4)"] * LONG,
 )
 def test_the_deviation_that_is_told_is_that_of_the_errors(solver):
     """In the limit of small steps, from below: at 128 steps it is a tenth short."""
@@ -100,7 +100,8 @@ def test_the_deviation_that_is_told_is_that_of_the_errors(solver):
 
 def test_the_noise_of_one_brownian_path():
     """Of many streams a step; refining it the values of each sample converge."""
-    coarse, fine = (errors("sde_dpmpp_1", n, tree=True)[0] for n in (32, 256))
+    count = 20_000 if LONG else 4000  # deviations, to two hundredths
+    coarse, fine = (errors("sde_dpmpp_1", n, True, count)[0] for n in (32, 256))
     assert float(fine.std()) < 0.4 * float(coarse.std())
 
 

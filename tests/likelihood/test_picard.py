@@ -10,6 +10,7 @@ import odesolve as ode
 from odesolve.likelihood import picard
 from odesolve.likelihood.flow import PathFlow
 from odesolve.likelihood.nodes import clenshaw_curtis
+from tests.products import LONG
 
 PATHS = {
     "vp": ode.paths.VP(),
@@ -57,7 +58,7 @@ def test_gaussians_are_exact(path, std):
     assert found.rounds <= 16
 
 
-@pytest.mark.parametrize("path", ["vp", "edm", "linear"])
+@pytest.mark.parametrize("path", ["vp"] + ["edm", "linear"] * LONG)
 def test_digits_to_the_tolerance(path):
     model, x = digits.model(PATHS[path]), data()
     options = {"trace": "hutchinson", "products": 2, "seed": 0}

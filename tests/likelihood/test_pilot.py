@@ -7,6 +7,7 @@ import torch
 import odesolve as ode
 from odesolve import paths, problems
 from odesolve.errors import OdesolveError
+from tests.products import diagonal
 
 DIM = 40
 
@@ -68,8 +69,7 @@ def test_a_sample_is_the_same_in_any_batch(kind):
         )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("products", [4, 8])
+@pytest.mark.parametrize(("kind", "products"), diagonal(KINDS, [4, 8]))
 def test_the_pilot_is_counted(kind, products):
     """Three evaluations more, with products at two of them, twice as many where there are few."""
     x = torch.randn(3, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(3))

@@ -43,7 +43,7 @@ def saved(cursor):
 
 @pytest.mark.parametrize(
     ("solver", "name", "dtype"),
-    diagonal(SOLVERS, list(MODELS), [torch.float32, torch.float64], times=2),
+    diagonal(SOLVERS, list(MODELS), [torch.float32, torch.float64], times=1),
 )
 def test_loop_equals_iteration_equals_resumption_at_every_step(name, dtype, solver):
     model, x = MODELS[name], noise(dtype)

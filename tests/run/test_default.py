@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from tests.products import diagonal
 from tests.rows import rows
 
 PATHS = {
@@ -29,8 +30,7 @@ def test_steps_are_network_evaluations(name):
         assert ode.default_plan(PATHS[name], nfe, snap=True).nfe == nfe
 
 
-@pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("predicts", ["data", "noise", "velocity"])
+@pytest.mark.parametrize(("name", "predicts"), diagonal(list(PATHS), ["data", "noise", "velocity"]))
 def test_it_converges_on_every_path_with_every_prediction(name, predicts):
     path = PATHS[name]
     model = PROBLEM.model(path, predicts, snap=False)

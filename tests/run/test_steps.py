@@ -41,7 +41,7 @@ def watched_by_hand(plan, path, x):
 
 @rows(
     ("solver", "predicts", "path"),
-    diagonal(SOLVERS, ["data", "noise", "v", "velocity"], PATHS, times=3),
+    diagonal(SOLVERS, ["data", "noise", "v", "velocity"], PATHS),
 )
 def test_states_and_data_of_every_step(solver, predicts, path):
     # Inside the path: there each of the networks determines everything.

@@ -64,17 +64,15 @@ def test_exact_for_every_prediction(predicts):
     assert torch.equal(loop, got)
 
 
-@pytest.mark.parametrize("solver", ode.solvers())
-def test_every_solver_to_the_tolerance(solver):
-    for window in (
-        ode.Window(tolerance=1e-6),
-        ode.Window(6, tolerance=1e-6),
-        ode.Window(tolerance=1e-6, stride=1),
-    ):
-        loop, got = both(window, solver, 4 if solver == "annealed_langevin" else 9)
-        assert apart(loop, got) < 1e-5
-        plan = ode.plan(solver, PATH, 4 if solver == "annealed_langevin" else 9)
-        assert (window.report.why is not None) == isinstance(recurrence(plan), str)
+@pytest.mark.parametrize(
+    ("solver", "options"), diagonal(list(ode.solvers()), [{}, {"size": 6}, {"stride": 1}])
+)
+def test_every_solver_to_the_tolerance(solver, options):
+    window = ode.Window(tolerance=1e-6, **options)
+    loop, got = both(window, solver, 4 if solver == "annealed_langevin" else 9)
+    assert apart(loop, got) < 1e-5
+    plan = ode.plan(solver, PATH, 4 if solver == "annealed_langevin" else 9)
+    assert (window.report.why is not None) == isinstance(recurrence(plan), str)
 
 
 @parametrize(acceleration=["secant", "anderson", None], size=[None, 4, 1], stride=[None, 4])
@@ -89,15 +87,17 @@ def test_a_vanishing_tolerance_takes_no_more_rounds_than_calls(acceleration, siz
 
 
 @pytest.mark.parametrize(
-    "window",
-    [
-        ode.Window(),
-        ode.Window(7, stride=2),
-        ode.Window(acceleration="anderson"),
-        ode.Window(exact=True),
-    ],
+    ("window", "solver"),
+    diagonal(
+        [
+            ode.Window(),
+            ode.Window(7, stride=2),
+            ode.Window(acceleration="anderson"),
+            ode.Window(exact=True),
+        ],
+        ["ddim", "unipc_2", "dpmpp_2m_sde"],
+    ),
 )
-@pytest.mark.parametrize("solver", ["ddim", "unipc_2", "dpmpp_2m_sde"])
 def test_a_batch_is_its_samples(window, solver):
     """Every sample has its own window, rounds and evaluations."""
     x, shift = noise(4), torch.tensor([0.0, 0.2, -0.1, 0.4], dtype=torch.float64)
@@ -114,8 +114,10 @@ def test_a_batch_is_its_samples(window, solver):
     assert report.rounds == int(report.sample_rounds.max())
 
 
-@pytest.mark.parametrize("name", ["vp", "edm", "linear", "ve"])
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "euler", "ddpm"])
+@pytest.mark.parametrize(
+    ("name", "solver"),
+    diagonal(["vp", "edm", "linear", "ve"], ["ddim", "dpmpp_2m", "euler", "ddpm"]),
+)
 def test_few_rounds_on_every_path(name, solver):
     path = {
         "vp": ode.paths.VP(),

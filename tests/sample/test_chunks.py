@@ -10,6 +10,7 @@ from torch import nn
 
 import odesolve as ode
 from odesolve.errors import Diverged, OdesolveError
+from tests.products import LONG, diagonal, product
 from tests.rows import rows
 
 B, D = 10, 6
@@ -47,8 +48,10 @@ MODELS = {
 SOLVERS = [None, "ddim", "dpmpp_2m_sde", "heun", "unipc_2", "restart", "ddpm", "dpmpp_2m_sde(tree)"]
 
 
-@rows("solver", SOLVERS)
-@rows("model", MODELS)
+@rows(
+    ("model", "solver"),
+    product(list(MODELS), SOLVERS) if LONG else diagonal(list(MODELS), SOLVERS, times=3),
+)
 def test_bitwise_one_batch(model, solver):
     model = MODELS[model]
     starts = [{"noise": (B, D), "ids": torch.arange(B) * 7 + 3}, {"noise": X}, {"state": X}]
@@ -68,8 +71,10 @@ EXECUTORS = {
 }
 
 
-@rows("executor", EXECUTORS)
-@rows("model", ["guided", "scale of each", "rescaled", "known"])
+@rows(
+    ("model", "executor"),
+    diagonal(["guided", "scale of each", "rescaled", "known"], list(EXECUTORS)),
+)
 def test_executors(model, executor):
     how = {"solver": "dpmpp_2m", "steps": 12, "executor": EXECUTORS[executor]}
     expected = ode.sample(MODELS[model], X, **how)
@@ -98,8 +103,8 @@ def test_densities_while_sampling(model, kind):
 
 @rows(
     "options",
-    [{}, {"steps": 5}, {"trace": "hutchinson"}, {"base": lambda z: -z.abs().sum(1)}],
-    ids=["tolerance", "steps", "trace", "base"],
+    [{"steps": 5}, {"trace": "hutchinson"}] + [{}, {"base": lambda z: -z.abs().sum(1)}] * LONG,
+    ids=["steps", "trace"] + ["tolerance", "base"] * LONG,
 )
 @pytest.mark.filterwarnings("ignore:the latents are")
 def test_log_prob(options):

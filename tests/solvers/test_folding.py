@@ -12,7 +12,7 @@ import odesolve as ode
 from odesolve import run
 from odesolve.lowering.lower import lower
 from odesolve.paths import PREDICTIONS
-from tests.products import diagonal, grouped, product
+from tests.products import LONG, diagonal, grouped, product
 
 from ..plan.literal import states
 from .cases import PATHS, SOLVERS
@@ -40,7 +40,9 @@ def unfolded(plan, model, x):
     return states(plan, KEYS, x, ask)[plan.result]
 
 
-CASES = grouped(product(SOLVERS, list(PATHS), list(PREDICTIONS), (False, True)))
+# In the short suite four cases of each solver, in which the settings take turns.
+WHERE = list(PATHS), list(PREDICTIONS), (False, True)
+CASES = grouped(product(SOLVERS, *WHERE) if LONG else diagonal(SOLVERS, *WHERE, times=4))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -65,7 +67,7 @@ def test_folded_equals_unfolded(solver):
 
 def test_transforms_fold_as_they_read():
     path = PATHS["vp"]
-    for solver, predicts in diagonal(SOLVERS, ("noise", "v", "velocity"), times=2):
+    for solver, predicts in diagonal(SOLVERS, ("noise", "v", "velocity"), times=1 + LONG):
         plan = ode.plan(solver, path, 5, "karras")
         model = ode.Model(net, path, predicts, clip=0.4)
         folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), NOISE, KEYS, model)

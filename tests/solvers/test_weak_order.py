@@ -14,7 +14,7 @@ from scipy.interpolate import CubicSpline
 import odesolve as ode
 from odesolve import paths
 from odesolve.plans.instructions import Combine, Evaluate
-from tests.products import diagonal
+from tests.products import LONG, diagonal
 
 from .cases import inside, window
 from .moments import errors
@@ -95,7 +95,8 @@ def test_mean_and_variance_of_a_gaussian(solver, name):
 
 
 @pytest.mark.parametrize(
-    ("solver", "cap"), [("sa_solver", 2.7), ("er_sde_3", 2.5), ("sde_dpm_solver_1", 1.3)]
+    ("solver", "cap"),
+    [("er_sde_3", 2.5), ("sde_dpm_solver_1", 1.3)] + [("sa_solver", 2.7)] * LONG,
 )
 def test_small_leading_errors_show_late(solver, cap):
     """Their terms of the stated order are so small that more steps bring the slope down to it from
@@ -181,9 +182,9 @@ def expectations(solver, steps, payoffs):
 @pytest.mark.parametrize(
     ("solver", "order"),
     [
-        *[("ddim(eta=1)", 1), ("euler_maruyama(clock=lambda)", 1), ("sde_dpmpp_1(tau=0.5)", 1)],
-        *[("dpmpp_sde", 2), ("dpmpp_2s_ancestral", 2), ("dpm2_ancestral", 2), ("seeds_2", 2)],
-        *[("stochastic_heun", 2), ("sra1", 2), ("shark", 2)],
+        *[("ddim(eta=1)", 1), ("euler_maruyama(clock=lambda)", 1), ("dpmpp_2s_ancestral", 2)],
+        *[("dpm2_ancestral", 2), ("stochastic_heun", 2), ("shark", 2)],
+        *[("sde_dpmpp_1(tau=0.5)", 1), ("dpmpp_sde", 2), ("seeds_2", 2), ("sra1", 2)] * LONG,
     ],
 )
 def test_expectations_on_a_mixture(solver, order):

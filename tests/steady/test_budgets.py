@@ -11,6 +11,7 @@ import torch
 import odesolve as ode
 from odesolve.cli import main
 from odesolve.errors import OdesolveError
+from tests.products import LONG
 from tests.rows import rows
 
 X = torch.tensor([[1.0, 0.5], [0.1, 0.2], [2.0, 1.0]])
@@ -103,7 +104,9 @@ def test_stochastic_equations():
 
 
 @rows(
-    "options", [{}, {"divergence": "along"}, {"solver": "picard"}, {"adjoint": "backprop"}], ids=str
+    "options",
+    [{}, {"solver": "picard"}] + [{"divergence": "along"}, {"adjoint": "backprop"}] * LONG,
+    ids=str,
 )
 def test_densities(options):
     found = ode.log_prob(MODEL, X, tol=1e-6, max_calls=20, **options)

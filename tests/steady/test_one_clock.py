@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import odesolve as ode
-from tests.products import product
+from tests.products import diagonal
 from tests.rows import rows
 
 TWO = ode.problems.mixture(
@@ -47,7 +47,8 @@ def solved(name, solver):
 
 
 @rows(
-    ("name", "solver", "read"), product(list(PATHS), ["dopri5", "dpm_solver_23"], [*READS.values()])
+    ("read", "name", "solver"),
+    diagonal([*READS.values()], list(PATHS), ["dopri5", "dpm_solver_23"]),
 )
 def test_solves_of_a_model(name, solver, read):
     model, x, span, want = solved(name, solver)

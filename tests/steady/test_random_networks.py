@@ -17,6 +17,7 @@ from odesolve.errors import OdesolveError
 from odesolve.functions.steadiness import Steady, draws
 from odesolve.integrations import k_diffusion as K
 from odesolve.integrations import torchdiffeq, torchsde
+from tests.products import LONG
 from tests.rows import rows
 
 X = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
@@ -104,7 +105,7 @@ def test_raw_answers_are_compared_whatever_the_path_makes_of_them(path, predicts
 
 
 @pytest.mark.filterwarnings("ignore:the latents are")  # those of a network that nobody trained
-@rows("way", DENSITIES)
+@rows("way", DENSITIES if LONG else ["nodes", "along", "picard", "steps", "plan", "reversible"])
 def test_the_repeated_call_is_counted(way):
     net = dropout(False)
     options = dict(DENSITIES[way])
@@ -158,7 +159,7 @@ def test_states_of_several_tensors(form):
         ode.solve(rate, y0)
 
 
-@rows("solver", ["dopri5", "dpm_solver_23", "kvaerno3"])
+@rows("solver", ["dpm_solver_23", "kvaerno3"] + ["dopri5"] * LONG)
 def test_adaptive_solves_of_a_model_ask_twice(solver):
     for net in (dropout(), functional, own_generator()):
         with pytest.raises(OdesolveError, match=f"the network {REFUSED}"):
