@@ -183,8 +183,8 @@ def _shortest(
     wanted: Tensor,
     eps: float,
 ) -> dict[str, float]:
-    """A row as an earlier state and few others: the choice with the fewest terms, of equals that
-    with the latest state."""
+    """A row as an earlier state and few others: the choice with the fewest terms, and among equals
+    the one with the latest state."""
     size = (
         torch.stack([*vectors, wanted]).abs().amax(dim=0)
     )  # what was summed on the way is not known: no more than all

@@ -1,4 +1,4 @@
-"""odeint_adjoint: gradients by the adjoint equation, with nothing of the steps kept."""
+"""odeint_adjoint: gradients by the adjoint equation, which stores nothing of the steps."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def odeint_adjoint(
     adjoint_params: Iterable[Tensor] | None = None,
 ) -> Any:
     """``odeint`` with gradients of the equation instead of the steps: of y0, t and parameters, in
-    memory that no step adds to.
+    memory that does not grow with the steps.
 
     Args:
-        func, y0, t, rtol, atol, method, options, event_fn: as of ``odeint``; func is a module, or
-            adjoint_params are given.
-        adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the way back; by default
-            those of the way there. adjoint_options may hold norm, of a tuple (time, y, its adjoint,
-            parameters' adjoints); by default, and with "seminorm", the error of the parameters does
-            not count (Kidger, Chen and Lyons 2021).
+        func, y0, t, rtol, atol, method, options, event_fn: as for ``odeint``; where func is no
+            module, give adjoint_params.
+        adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the backward solve; by
+            default those of the forward solve. adjoint_options may hold norm, of a tuple (time, y,
+            its adjoint, parameters' adjoints); by default, and with "seminorm", the error of the
+            parameters does not count (Kidger, Chen and Lyons 2021).
         adjoint_params: tensors that get gradients besides y0 and t.
 
     Returns and raises what ``odeint`` does. The gradients cannot be differentiated again.
@@ -104,7 +104,7 @@ def _solve(problem: OdeintProblem, way: _Back, wanted: GradientTargets) -> Any:
 
 
 class _Back:
-    """The way back over the intervals between the times."""
+    """The backward solve over the intervals between the times."""
 
     def __init__(
         self,
@@ -191,8 +191,8 @@ class _Back:
         return lambda state: largest(*(of_state(self.problem.drift.open(y)) for y in state[:2]))
 
     def _opened(self, state: Any) -> tuple[Tensor, ...]:
-        """The state of the way back as torchdiffeq lays it out: time, y, its adjoint, parameters'
-        adjoints."""
+        """The state of the backward solve as torchdiffeq lays it out: time, y, its adjoint,
+        parameters' adjoints."""
         y, a, *params = state
         pieces = [self.problem.opened(x) for x in (y, a)]
         flat = [x for piece in pieces for x in (piece if isinstance(piece, tuple) else (piece,))]

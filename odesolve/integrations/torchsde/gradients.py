@@ -1,4 +1,4 @@
-"""The two ways back of sdeint_adjoint, both with the library's own adjoints."""
+"""The two backward solves of sdeint_adjoint, both with the library's own adjoints."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ class Gradients:
         return (*held, *{id(p): p for p in strangers}.values())
 
     def solve(self) -> tuple[Tensor, Values]:
-        """What ``Problem.solve`` returns, connected."""
+        """The result of ``Problem.solve``, connected to y0 and parameters."""
         problem = self.problem
         with torch.no_grad():
             course, states = problem.walk()
-        # weights that were cast here have no gradients, and must not be met again
+        # weights that were cast here have no gradients, and must not be used again
         torch.clear_autocast_cache()
         if len(course.times) == 1:
             return problem.start[None], problem.first()
@@ -144,7 +144,7 @@ class Gradients:
 
 
 def _check_back(name: str | None, problem: SdeintProblem) -> None:
-    """Raise OdesolveError for a name that no adjoint of this equation goes by."""
+    """Raise OdesolveError where no adjoint of this equation has that name."""
     if name is None or (name == WAY_BACK and problem.name == REVERSIBLE):
         return
     if name not in (*METHODS, WAY_BACK):
