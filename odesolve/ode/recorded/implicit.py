@@ -17,7 +17,7 @@ from odesolve.ode.linear import Jacobian
 from odesolve.ode.recorded.grid import Interval
 
 Factors = tuple[Tensor, Tensor]  # as torch.linalg.lu_factor gives them
-SLOW = 0.3  # a rate of convergence that asks for new Jacobians
+SLOW = 0.3  # a rate of convergence that calls for new Jacobians
 # in units of the type's resolution: iterations that change less than this have converged
 ROUNDING = 32.0
 
@@ -60,7 +60,7 @@ def _gauss() -> tuple[ImplicitTableau, ...]:
 
 
 def _radau() -> tuple[ImplicitTableau, ...]:
-    """Radau's methods with the node 1, whose last row are the weights."""
+    """Radau's methods with the node 1, where the last row has the weights."""
     third = ((5 / 12, -1 / 12), (3 / 4, 1 / 4))
     fifth = (
         ((88 - 7 * R6) / 360, (296 - 169 * R6) / 1800, (-2 + 3 * R6) / 225),
@@ -95,10 +95,10 @@ IMPLICIT = {t.name: t for t in (*_diagonal(), *_gauss(), *_radau())}
 
 class ImplicitRungeKutta:
     """The stages of a step, all at once by Newton's method with Jacobians that are kept while they
-    serve.
+    are good enough.
 
     First gradients are those of the solution of the equations (the implicit function theorem), by
-    one more iteration that is recorded; they are not differentiated again.
+    one more iteration that autograd records; they cannot be differentiated again.
 
     Args:
         tableau: the method.
