@@ -1,5 +1,5 @@
-"""What can be known of data under noise without a network: the least that a trained one should
-do."""
+"""What can be known about data under noise without a network: the least that a trained one should
+achieve."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import math
 import torch
 from torch import Tensor
 
-ENTRIES = 2 * 10**7  # numbers of the data that are looked at
+ENTRIES = 2 * 10**7  # elements of the data that are used
 
 
 class Attainable:
-    """Mean squared errors of denoising data rows (n, D) by estimators that are fitted to other rows
-    of the same data (m, D).
+    """Mean squared errors of denoising data rows (n, D) by estimators fitted to other rows of the
+    same data (m, D).
 
-    ``linear`` is what a multiple of the noisy row alone reaches, ``affine`` what the mean and
-    Wiener's filter do, with one variance or with the whole covariance: all that there is to know of
-    a Gaussian cloud. ``best`` is the least of these and of the posterior mean of the other rows
-    themselves."""
+    ``linear`` is the error of the best multiple of the noisy row, ``affine`` that of the mean and
+    Wiener's filter, with one variance or with the whole covariance: optimal for a Gaussian cloud.
+    ``best`` is the least of these and of the posterior mean over the other rows themselves."""
 
     def __init__(self, rows: Tensor, others: Tensor, noise: Tensor):
         self.rows = rows
@@ -36,11 +35,11 @@ class Attainable:
         return self._errors(rho)[0]
 
     def linear(self, rho: float) -> float:
-        """The error of the best multiple of the noisy rows, with the mean taken off."""
+        """The error of the best multiple of the noisy rows after subtracting the mean."""
         return self._errors(rho)[1]
 
     def affine(self, rho: float) -> float:
-        """The error of the best affine filter that the other rows show."""
+        """The error of the best affine filter estimated from the other rows."""
         return self._errors(rho)[2]
 
     def _errors(self, rho: float) -> tuple[float, float, float]:
