@@ -44,7 +44,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class CoefficientTable:
-    """What a program writes into the table: weights (rows, outs, ins + streams), codes (rows, outs
+    """The contents of a table for a program: weights (rows, outs, ins + streams), codes (rows, outs
     + streams).
 
     Row 0 comes before the first call of the network, row k after call k. ``start`` and ``result``
