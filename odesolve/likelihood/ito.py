@@ -1,9 +1,9 @@
 """The log-density along samples of the reverse SDE, from the scores that the sampler evaluates
 anyway.
 
-In z = x / V with V^2 = alpha^2 c^2 + sigma^2 Gaussian data of deviation c stay N(0, I), and log p_z
-= -|z|^2 / 2 + l. Towards the data, at the noise level kappa = tau^2 and in the clock m, dm =
-d(rho^2) / (c^2 + rho^2) as rho falls, with eta = grad l,
+In z = x / V with V^2 = alpha^2 c^2 + sigma^2 Gaussian data of standard deviation c stay N(0, I),
+and log p_z = -|z|^2 / 2 + l. Towards the data, at the noise level kappa = tau^2 and in the clock m,
+dm = d(rho^2) / (c^2 + rho^2) as rho falls, with eta = grad l,
     dz = [(1 + kappa) eta - kappa z] dm / 2 + sqrt(kappa) dW,
     dl = |eta|^2 dm / 2 + eta . sqrt(kappa) dW + (kappa - 1) [div eta + |eta|^2 - eta . z] dm / 2,
 by Ito's formula and the Fokker-Planck equation: at kappa = 1, the reverse SDE, no divergence is
@@ -42,25 +42,25 @@ from odesolve.plans.instructions import (
 from odesolve.plans.plan import Plan
 from odesolve.sampling.execute import program_for
 
-REVERSE = 1e-9  # so near to 1 the noise level of a step is that of the reverse SDE
+REVERSE = 1e-9  # a noise level this close to 1 counts as that of the reverse SDE
 
 
 @torch.no_grad()
 def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Run a stochastic plan from the state x (B, ...): its end, the estimated log-density (B,) of
-    that, and its deviation (B,).
+    """Run a stochastic plan from the state x (B, ...): its end, the estimated log-density (B,)
+    there, and its standard deviation (B,).
 
-    The state at the plan's first time is taken to be of the prior, N(0, start_std^2). No evaluation
-    is added. The density is that of the path's marginals if the scores are theirs; where the plan
-    ends at sigma = 0, what the last, noiseless step does to it counts but for the curvature, of
-    order sigma^2. Exact for Gaussian data of the model's ``sigma_data`` (0.5). Otherwise the mean
-    of the error falls with the first power of the step, with the second for solvers of the reverse
-    SDE that are of weak order 2, and its deviation with the square root: a step's integral of eta .
-    dW lacks (N^T S N - tr S dm) / 2 with S the Jacobian of eta and N the noise, of variance |S|^2
-    dm^2 / 2, and |S|^2 dm is about |the change of eta|^2.
+    The state at the plan's first time counts as a sample of the prior, N(0, start_std^2). The
+    estimate adds no evaluation. The density is that of the path's marginals if the scores are
+    theirs; where the plan ends at sigma = 0, it includes the last, noiseless step up to its
+    curvature, of order sigma^2. Exact for Gaussian data of the model's ``sigma_data`` (0.5).
+    Otherwise the mean of the error falls with the first power of the step, with the second for
+    solvers of the reverse SDE of weak order 2, and its standard deviation with the square root: a
+    step's integral of eta . dW lacks (N^T S N - tr S dm) / 2 with S the Jacobian of eta and N the
+    noise, of variance |S|^2 dm^2 / 2, and |S|^2 dm is about |the change of eta|^2.
 
-    Raises OdesolveError for plans of which a step draws no noise, runs towards the noise or is not
-    linear, or whose network is not evaluated at the step's states.
+    Raises OdesolveError for plans with a step that draws no noise, runs towards the noise or is not
+    linear, or that do not evaluate the network at the step's states.
     """
     steps = _steps(plan, model.path)
     program = program_for(model, plan, x.dtype, None)
@@ -106,8 +106,7 @@ class _ItoVisit:
         outputs: Sequence[Tensor],
         width: float,
     ) -> _ItoVisit:
-        """From what the network answered at x: eta = F alpha c / sigma, F being what EDM's network
-        predicts."""
+        """From the network's outputs at x: eta = F alpha c / sigma, F being EDM's prediction."""
         at = model.at(model.times_of(x, p.t), "edm", x, width)
         eta = model.convert(x, at, outputs) * (p.alpha * width / p.sigma)
         return cls(x / math.hypot(p.alpha * width, p.sigma), eta)
@@ -164,8 +163,8 @@ def _at_level(
     a: _ItoVisit,
     b: _ItoVisit,
 ) -> Tensor:
-    """The gain at another noise level than that of the reverse SDE, where ``e`` is what the step
-    leaves of z."""
+    """The gain at a noise level other than that of the reverse SDE; ``e`` is the share of z that
+    the step leaves."""
     on = (level + 1.0) / level
     back = (level - 1.0) / level
     forward = on * _inner(a.eta, b.z - e * a.z)

@@ -26,8 +26,8 @@ KINDS = ("flow", "plan", "ito")
 
 
 def kind_of(log_prob: bool | str) -> str | None:
-    """Which density ``ode.sample`` is asked for; None for none. Raises OdesolveError for an unknown
-    one."""
+    """The kind of density that ``ode.sample`` should return; None for none. Raises OdesolveError
+    for an unknown one."""
     if log_prob not in KINDS if isinstance(log_prob, str) else not isinstance(log_prob, bool):
         raise unknown("log_prob", log_prob, KINDS)
     return log_prob if isinstance(log_prob, str) else "flow" if log_prob else None
@@ -71,8 +71,8 @@ def draw(
 
 
 def _unit(model: Model, plan: Plan, x: Tensor) -> Tensor:
-    """Where the network is looked at: noise itself, as samples of a network that is far from a data
-    set may saturate it."""
+    """The samples for checking the network: noise itself, as samples far from the data set may
+    saturate a network."""
     return x / model.path.start_std(model.path.points([plan.grid[0]])[0].t)
 
 
