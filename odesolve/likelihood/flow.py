@@ -355,8 +355,8 @@ def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             else type(values).__name__
         )
         raise OdesolveError(
-            f"the base's log-density is {given} for states {tuple(x.shape)}: return one real number "
-            "per sample"
+            f"the base's log-density is {given} for states {tuple(x.shape)}: return one real "
+            "number per sample"
         )
     if values.dim() > 1:
         return values.double().flatten(1).sum(1)
