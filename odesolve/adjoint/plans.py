@@ -1,4 +1,4 @@
-"""Gradients through a plan's run: of the start state, the network's parameters and its
+"""Gradients through a plan's run: by the start state, the network's parameters and its
 conditions."""
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from odesolve.run.advance import Buffers, accept, proceed
 
 @dataclass
 class PulledRows:
-    """A program as pieces, from one network call to the next; what is kept between them are the
-    slots in use, two or three of the state's size. Noise is made again from its keys, so nothing of
-    it is kept.
+    """A program as pieces, from one network call to the next. Between them it stores the slots in
+    use, two or three of the state's size. It recomputes noise from its keys and stores none.
 
-    ``last`` is how many of the calls gradients go through (None: all of them, and to the start).
+    ``last`` is the number of calls that gradients go through (None: all of them, and to the start).
     """
 
     program: Program
@@ -127,15 +126,15 @@ def differentiable_run(
     last: int | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """``run.run`` with gradients: of the start state x (B, ...), the network's parameters and the
+    """``run.run`` with gradients by the start state x (B, ...), the network's parameters and the
     model's conditions.
 
-    Every network call is made once more on the way back; its activations alone are alive then.
+    The backward pass makes every network call once more, with only its activations alive.
     ``params`` are the parameters that get gradients, by default those of the network, where it is a
-    module, and else what its first call depends on. ``last`` lets gradients through the last so
-    many network calls only, and not to x (Clark et al. 2024, DRaFT-K).
-    Raises OdesolveError for a ``last`` below 1, and for a classifier's guidance, whose gradient is
-    not differentiated."""
+    module, otherwise everything that its first call depends on. ``last`` lets gradients through
+    only that many of the last network calls, and not to x (Clark et al. 2024, DRaFT-K). Raises
+    OdesolveError for a ``last`` below 1, and for a classifier's guidance, whose gradient is not
+    differentiated."""
     if last is not None and last < 1:
         raise OdesolveError(
             f"last={last}: give how many of the last network calls gradients go through, at least 1"
@@ -161,7 +160,7 @@ def differentiable_run(
 
 
 def check(adjoint: str | None, other: object, params: object, last: object) -> None:
-    """Raise OdesolveError for arguments of ``sample`` that do not go together."""
+    """Raise OdesolveError for arguments of ``sample`` that exclude each other."""
     if adjoint not in (None, "backprop"):
         raise unknown("adjoint", adjoint, ("backprop",))
     if adjoint is None and (params is not None or last is not None):

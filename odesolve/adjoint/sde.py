@@ -1,5 +1,5 @@
-"""Gradients of solves of stochastic differential equations: the three ways, with the noise made
-again from its keys."""
+"""Gradients of solves of stochastic differential equations: the three modes, with noise recomputed
+from its keys."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ class StochasticAdjoint:
     da = -a df/dy dt - a dg/dy o dW with a = dL/dy, and y with it, by stochastic Heun on the steps
     of the solve; gradients of parameters are the integrals of a df/dp dt + a dg/dp o dW. The
     gradient is that of the equation, and the steps' own in the limit of small ones: strong order 1.
-    Only the states at the output times are kept, and taken up again there.
+    The forward pass stores only the states at the output times, where the backward solve starts
+    again from them.
 
-    ``run`` makes the way there on the steps of ``grid``, ``noise`` the increment of W over one of
+    ``run`` is the forward solve on the steps of ``grid``, ``noise`` the increment of W over one of
     them; ``moved`` is f h + g w of (t, y, arguments, h, w), with Stratonovich's f.
     """
 
@@ -80,14 +81,12 @@ class StochasticAdjoint:
 
 @dataclass
 class SDEGradients:
-    """A solve on a grid, and a way to gradients of it.
+    """A solve on a grid with gradients.
 
     Args:
-        way: the solve.
-        where: its steps, the same number between any two of the output times.
-        calculus: how the equation is meant.
-        adjoint: how gradients are made.
-        params: the parameters that get gradients, None for all that are found.
+        way: the solve. where: its steps, the same number between any two of the output times.
+        calculus: that of the equation, "ito" or "stratonovich". adjoint: how to compute gradients.
+        params: the parameters that get gradients, None for all that f and g use.
     """
 
     way: FusedSteps
@@ -122,14 +121,14 @@ class SDEGradients:
         )
         y = with_gradients(self._mode(want), want, drift.packed(y0))
         marched = self._reached(y.detach()) if self.adjoint == "reversible" else self.made
-        # the evaluation that looked what f and g depend on
+        # the evaluation that showed what f and g depend on
         marched.state[NFE] += float(want.looked and module is None)
         ones = [1] * (y.dim() - 2)
         arrived = (marched.state[STATUS] == OK).view(-1, *ones)
         return Marched(y, torch.where(arrived, y[-1], marched.last), marched.state)
 
     def _first(self, ys: Sequence[Tensor], args: Arguments) -> Tensor:
-        """Something that depends on all that f and g use."""
+        """A tensor that depends on everything that f and g use."""
         self.eq.begin()
         plain = PlainEquation(self.eq, args)
         t = self.where.t[0]
@@ -189,7 +188,7 @@ class SDEGradients:
         )
 
     def _reached(self, y: Tensor) -> Marched:
-        """What a reversible solve to these states leaves."""
+        """The result of a reversible solve to these states."""
         alive = Alive(y[0], 2 * self.way.solver.drifts)
         alive.step = len(self.where)
         finite = y[-1].isfinite().flatten(1).all(1)
