@@ -14,12 +14,12 @@ TRIMMED = 0.05
 
 @dataclass(frozen=True)
 class Errors:
-    """Distances from the reference, all in units of one coordinate of the state (a pixel).
+    """Distances from the reference, all per coordinate of the state (a pixel).
 
     ``rmse`` over everything, ``trimmed`` without the worst 5 % of the samples, ``median`` of the
     per-sample RMSE and ``worst`` sample; ``sliced`` is the sliced 2-Wasserstein distance between
     both batches, ``frechet`` the Frechet distance of their Gaussian fits, divided by the root of
-    the number of coordinates fitted (None below 8 samples)."""
+    the number of fitted coordinates (None below 8 samples)."""
 
     rmse: float
     trimmed: float
@@ -34,8 +34,8 @@ class Comparison:
     host.
 
     The Gaussian fit covers all coordinates if there are more than twice as many samples; otherwise
-    it covers min(64, B // 4) fixed random orthonormal directions, where a covariance from B samples
-    means something."""
+    it covers min(64, B // 4) fixed random orthonormal directions, so that a covariance from B
+    samples is meaningful."""
 
     def __init__(self, reference: Tensor):
         self.reference = _flat(reference)

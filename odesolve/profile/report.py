@@ -1,4 +1,4 @@
-"""A profile in text: the table, and in words what to use."""
+"""A profile as text: the table, and advice in words."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IDLE = 0.05  # share of the time outside the network below which a faster solver
 
 
 def family(solver: str) -> str:
-    """The family that a solver is known by: what it declares, else its own name."""
+    """The family of a solver: the declared one, otherwise its own name."""
     return solvers().family_of(solver)
 
 
@@ -183,8 +183,8 @@ def _times(ratio: float) -> str:
 
 
 def _other_metric(fits: list[Row], best: Row, metric: str) -> str:
-    """The sampler with the lowest RMSE, where it is another by a margin: few samples that end
-    elsewhere decide it."""
+    """The sampler with the lowest RMSE, where that is clearly a different one: a few samples that
+    end elsewhere decide it."""
     other = min(fits, key=lambda r: r.rmse)
     if metric == "rmse" or other.rmse > 0.8 * best.rmse:
         return ""
