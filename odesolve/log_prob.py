@@ -86,10 +86,10 @@ def log_prob(
         max_calls: network evaluations that the solve of a sample's state may take before it ends
             with the status "max_calls" (a value of NaN, and the last state as the latent). The
             divergence is evaluated at most 513 times more, at its nodes.
-        steps, grid: a fixed grid instead of a tolerance. of: "flow", or "plan": the exact density
-        of the map that a sampler of a few steps defines, for ``solver``, ``steps`` and ``grid``, or
-        ``plan``. plan: a ready plan of this model: from data to noise for the flow, in either
-        direction for
+        steps, grid: a fixed grid instead of a tolerance.
+        of: "flow", or "plan": the exact density of the map that a sampler of a few steps defines,
+            for ``solver``, ``steps`` and ``grid``, or ``plan``.
+        plan: a ready plan of this model: from data to noise for the flow, in either direction for
             of="plan".
         check: estimate the error of a divergence "along" by a second, coarser solve; by default,
             except with gradients or ``steps``.
@@ -99,11 +99,13 @@ def log_prob(
         adjoint: "backprop", "continuous" or "reversible": gradients of the value, see
             ``ode.solve``; ``params`` as there. For a model on a fixed grid, "backprop" is
             autograd's own: gradients by everything that requires them, with memory for every step.
-        args: further arguments of f. progress: show a bar on long solves. batch: solve at most this
-        many samples at once, chunk after chunk, for memory; conditions and tensors in ``args`` with
-        one value per sample are divided in the same way. At nodes and on fixed grids the densities
-        are bitwise those of one batch, if a row of the network's output does not depend on the
-        others; otherwise they agree within their errors, as steps are chosen anew.
+        args: further arguments of f.
+        progress: show a bar on long solves.
+        batch: solve at most this many samples at once, chunk after chunk, for memory; conditions
+            and tensors in ``args`` with one value per sample are divided in the same way. At nodes
+            and on fixed grids the densities are bitwise those of one batch, if a row of the
+            network's output does not depend on the others; otherwise they agree within their
+            errors, as steps are chosen anew.
 
     log_prob makes the first network call twice, which counts in ``nfe``, and raises OdesolveError
     for different results, as from dropout in train mode. Where calls hold several times, it also

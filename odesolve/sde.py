@@ -72,14 +72,14 @@ class SDESolution:
     """The states of a solve and how it went; for one system the numbers have no batch dimension and
     ``status`` is one word.
 
-    Attributes: y: states (len(t), B, ...) at the output times, in the form of y0; NaN where a
-        sample had
+    Attributes:
+        y: states (len(t), B, ...) at the output times, in the form of y0; NaN where a sample had
             ended before.
         last: the last state (B, ...) of each sample: at the end, or the last finite or accepted one
             of a sample that failed.
-        t: the time (B,) of ``last``, float64. nfe, steps, rejected: evaluations of f, steps and
-        rejected attempts (B,), int64. status: "ok", "diverged" (f, g or the state is not finite),
-        for an adaptive solve also
+        t: the time (B,) of ``last``, float64.
+        nfe, steps, rejected: evaluations of f, steps and rejected attempts (B,), int64.
+        status: "ok", "diverged" (f, g or the state is not finite), for an adaptive solve also
             "min_step" (the error stays too large for the shortest step), "max_steps" or
             "max_calls", a list of B.
     """
@@ -161,10 +161,10 @@ def solve_sde(
             path of your own.
         args: further arguments of f and g; from tensors with B rows they get the rows of the
             samples that are still running.
-        dtype: of the states, y0's by default; for complex states that of their parts. rtol, atol:
-        choose the steps of every sample by its error instead, on the path of the tree (if only one
-        is set, the other is 1e-3 or 1e-6): sra1, shark and stochastic_heun with additive
-            noise. Numbers, or one per sample (B,).
+        dtype: of the states, y0's by default; for complex states that of their parts.
+        rtol, atol: choose the steps of every sample by its error instead, on the path of the tree
+            (if only one is set, the other is 1e-3 or 1e-6): sra1, shark and stochastic_heun with
+            additive noise. Numbers, or one per sample (B,).
         first_step, max_steps, max_calls, controller, compact: for adaptive steps, as in
             ``ode.solve``.
         adjoint: how to compute gradients by y0, tensors among ``args``, and parameters of f and g;

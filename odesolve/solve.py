@@ -108,10 +108,11 @@ def solve(
         max_steps: attempts that a sample may make. ``max_calls``: evaluations of f after which it
             makes no further attempt (checked once in ``sync`` attempts; an attempt that has begun
             is finished); by default as many as ``max_steps`` attempts take.
-        controller: an ``odesolve.ode.Controller``. events: ``Event``s to detect on the way. stops:
-        times at which f jumps, within the span or not: steps end there and begin anew on the other
-            side, where f gets the neighbouring numbers of y's type for the time. Without them a
-            step may skip a short pulse of f, and a step across a jump is of low order. With
+        controller: an ``odesolve.ode.Controller``.
+        events: ``Event``s to detect on the way.
+        stops: times at which f jumps, within the span or not: steps end there and begin anew on the
+            other side, where f gets the neighbouring numbers of y's type for the time. Without them
+            a step may skip a short pulse of f, and a step across a jump is of low order. With
             ``steps``, stops cut the interval that holds them, and each part gets its share of the
             steps by length, rounded up.
         dense: keep every step, so that ``Solution.at`` gives the state at any time.

@@ -21,9 +21,10 @@ from odesolve.ode.stops import Stretch
 class KeptSteps:
     """A solve in stretches.
 
-    Attributes: y: the states (B, ...) at the end of the last stretch, NaN for samples that had
-        ended. parts: the stretch of every step. details: of the solve up to there, see
-        ``odesolve.ode.solution``.
+    Attributes:
+        y: the states (B, ...) at the end of the last stretch, NaN for samples that had ended.
+        parts: the stretch of every step.
+        details: of the solve up to there, see ``odesolve.ode.solution``.
     """
 
     details: Details

@@ -63,11 +63,13 @@ class ODEGradients:
     """A solve of dy/dt = f with gradients.
 
     Args:
-        f, y0, times, args, by_sample: the problem. module: the module whose parameters get
-        gradients. clock: the times as the user gave them, (n,) or (B, n). way: the solve, by
-        tolerance or with steps of one size. control: the tolerances, which the backward solve may
-        use where the forward solve has steps of one size. adjoint, params, options: how to compute
-        gradients, see ``ode.solve``.
+        f, y0, times, args, by_sample: the problem.
+        module: the module whose parameters get gradients.
+        clock: the times as the user gave them, (n,) or (B, n).
+        way: the solve, by tolerance or with steps of one size.
+        control: the tolerances, which the backward solve may use where the forward solve has steps
+            of one size.
+        adjoint, params, options: how to compute gradients, see ``ode.solve``.
     """
 
     f: Callable[..., Any]

@@ -84,8 +84,10 @@ class SDEGradients:
     """A solve on a grid with gradients.
 
     Args:
-        way: the solve. where: its steps, the same number between any two of the output times.
-        calculus: that of the equation, "ito" or "stratonovich". adjoint: how to compute gradients.
+        way: the solve.
+        where: its steps, the same number between any two of the output times.
+        calculus: that of the equation, "ito" or "stratonovich".
+        adjoint: how to compute gradients.
         params: the parameters that get gradients, None for all that f and g use.
     """
 

@@ -38,13 +38,17 @@ class Bound:
     """Lower bounds of the log-densities of B samples, in nats: unbiased estimates, whose
     expectation is the bound.
 
-    Attributes: value: -(prior + diffusion + reconstruction), (B,) float64. stderr: its standard
-        error (B,), over the draws; NaN with a single one. prior: L_T (B,), KL of the noised data to
-        the prior; exact. diffusion: sum of the terms in between (B,). reconstruction: L_0 (B,),
-        minus the decoder's log-density. steps: the terms L_{t-1} (B, N - 1) from noise to data, NaN
-        where the draw left a term out; None for the SDE's bound. dim: number of elements of a
-        sample. nfe: network evaluations per sample. discrete: whether the decoder gave
-        probabilities of discrete values.
+    Attributes:
+        value: -(prior + diffusion + reconstruction), (B,) float64.
+        stderr: its standard error (B,), over the draws; NaN with a single one.
+        prior: L_T (B,), KL of the noised data to the prior; exact.
+        diffusion: sum of the terms in between (B,).
+        reconstruction: L_0 (B,), minus the decoder's log-density.
+        steps: the terms L_{t-1} (B, N - 1) from noise to data, NaN where the draw left a term out;
+            None for the SDE's bound.
+        dim: number of elements of a sample.
+        nfe: network evaluations per sample.
+        discrete: whether the decoder gave probabilities of discrete values.
     """
 
     value: Tensor

@@ -73,24 +73,29 @@ def _few(numbers: Tensor) -> str:
 class LogProb:
     """Log-densities of B samples, in nats, with their errors.
 
-    Attributes: value: log-density (B,), float64; differentiable with ``adjoint``. stderr: standard
-        error (B,) due to the random probes of the trace; 0 where the trace is exact, NaN for one
-        probe. solver_error: estimate (B,) of the solver's error, None without an estimate. latent:
-        the state (B, ...) at the noise end. nfe: network evaluations (B,), forward passes;
-        ``products``: Jacobian products (B,), at most one backward pass each. trace: how the
-        divergence was computed, such as "exact" or "xtrace(24)"; for "auto" its choices and the
-        number of samples with each; ``probes``: estimates behind ``stderr``, 1 where the
-            trace is exact.
+    Attributes:
+        value: log-density (B,), float64; differentiable with ``adjoint``.
+        stderr: standard error (B,) due to the random probes of the trace; 0 where the trace is
+            exact, NaN for one probe.
+        solver_error: estimate (B,) of the solver's error, None without an estimate.
+        latent: the state (B, ...) at the noise end.
+        nfe: network evaluations (B,), forward passes; ``products``: Jacobian products (B,), at most
+            one backward pass each.
+        trace: how the divergence was computed, such as "exact" or "xtrace(24)"; for "auto" its
+            choices and the number of samples with each; ``probes``: estimates behind ``stderr``, 1
+            where the trace is exact.
         prior_mismatch: estimate (B,) of log p_T - log prior at the latent, which ``value`` leaves
             out; None without a path.
         truncation: estimate (B,) of log p of the clean data minus ``value``, which is that of the
             data with the noise of the first time; None without a path, 0 where the flow begins at
             the data's end.
         truncation_error: the error of ``truncation`` (B,), where the first time lies after the
-        path's data end, so that ``interval`` counts both; None otherwise. status: "ok", or why the
-        solve of a sample stopped; a list of B. rounds: number of sequential network calls, for all
-        samples together; None where not counted. notes: sentences on what the numbers do not show,
-        such as that one probe has no error. Printed with the numbers.
+            path's data end, so that ``interval`` counts both; None otherwise.
+        status: "ok", or why the solve of a sample stopped; a list of B.
+        rounds: number of sequential network calls, for all samples together; None where not
+            counted.
+        notes: sentences on what the numbers do not show, such as that one probe has no error.
+            Printed with the numbers.
 
     ``LogProb.MEANING`` says what ``value`` is, in one sentence that stored values include.
     """

@@ -161,11 +161,12 @@ class Interpolant:
         """The loss between data x (B, ...) and samples of the source (B, ...), float32 or float64.
 
         Args:
-            noise: z (B, ...), standard normal, instead of a random one. t: times (B,) of the path
-            instead of random ones. cond: conditions of the data, as the networks take them.
-            generator: of coupling, times and noise; by default torch's own. mask: which elements of
-            the data count: booleans, or weights of at least 0, a tensor that broadcasts to x. The
-            loss of a sample is their weighted mean.
+            noise: z (B, ...), standard normal, instead of a random one.
+            t: times (B,) of the path instead of random ones.
+            cond: conditions of the data, as the networks take them.
+            generator: of coupling, times and noise; by default torch's own.
+            mask: which elements of the data count: booleans, or weights of at least 0, a tensor
+                that broadcasts to x. The loss of a sample is their weighted mean.
 
         Raises OdesolveError for shapes that do not match and times outside the path, or at its ends
         where gamma is steep."""

@@ -79,8 +79,8 @@ class Consistency:
     predicts data, for the solver "consistency".
 
     Args:
-        model: an ``ode.Model`` on ``paths.EDM()``, without guidance. start: the time that f carries
-        states to, by default the path's ``sigma_min``.
+        model: an ``ode.Model`` on ``paths.EDM()``, without guidance.
+        start: the time that f carries states to, by default the path's ``sigma_min``.
 
     Raises OdesolveError for other paths, guided models and a start outside the path.
     """
@@ -126,9 +126,10 @@ class Consistency:
         noise, "consistency", grid=[*times, start], floor=start)``.
 
         Args:
-            noise, options: as for ``ode.sample``. times: one per step, from noise to data; by
-            default only the noise end, which is one step. cond: conditions, as the network takes
-            them.
+            noise, options: as for ``ode.sample``.
+            times: one per step, from noise to data; by default only the noise end, which is one
+                step.
+            cond: conditions, as the network takes them.
 
         Raises OdesolveError for times that do not fall, or leave (start, t_max], and what
         ``ode.sample`` does."""
@@ -170,9 +171,10 @@ class ConsistencyTraining:
     (Song and Dhariwal 2024).
 
     Args:
-        consistency: the model to train. points: N of EDM's grid, at least 2 (OdesolveError for
-            fewer), or a function of the training step 0, 1, ..., such as ``lambda k: doubling(k,
-            4000)``, so that N grows; ``training.fit`` passes the step.
+        consistency: the model to train.
+        points: N of EDM's grid, at least 2 (OdesolveError for fewer), or a function of the training
+            step 0, 1, ..., such as ``lambda k: doubling(k, 4000)``, so that N grows;
+            ``training.fit`` passes the step.
         target: the f to use at r, without gradients: another ``Consistency`` (of averaged weights),
             or a function (x, t, **cond); by default ``consistency`` itself.
         distance: (B, ...), (B, ...) -> (B,); ``squared`` or ``pseudo_huber()``. For losses with a
@@ -245,12 +247,13 @@ class ConsistencyTraining:
         """The loss of data x (B, ...); ``t`` of the terms is the noisier time of each step.
 
         Args:
-            points: of the grid, for this batch alone. step: the number of training steps so far,
-            where ``points`` grows with it. index: steps (B,) from 0 (the one that ends at
-            ``start``) to N - 2, instead of random
+            points: of the grid, for this batch alone.
+            step: the number of training steps so far, where ``points`` grows with it.
+            index: steps (B,) from 0 (the one that ends at ``start``) to N - 2, instead of random
                 ones.
-            noise, cond, generator: as for ``Matching``. mask: which elements of the data count, as
-            for ``Matching``; the distance gets their weights.
+            noise, cond, generator: as for ``Matching``.
+            mask: which elements of the data count, as for ``Matching``; the distance gets their
+                weights.
 
         Raises OdesolveError for shapes that do not match, steps outside the grid and a distance
         that takes no mask."""

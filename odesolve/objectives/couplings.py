@@ -110,11 +110,11 @@ class Sinkhorn:
             al. 2024, AISTATS); towards 0 it is optimal transport.
         iterations, tolerance: of the plan, see ``sinkhorn_plan``; draws vary by far more than the
             default tolerance.
-        cond_weight: as for ``OptimalTransport``. relax: unbalanced transport on the source side:
-        its samples need not be drawn equally often, at the cost of this factor times the KL
-        divergence from equal probabilities, so that the plan may leave out samples far from all
-        data. For bridges only: in ``Matching`` it would change the noise that sampling starts from,
-        which raises OdesolveError.
+        cond_weight: as for ``OptimalTransport``.
+        relax: unbalanced transport on the source side: its samples need not be drawn equally often,
+            at the cost of this factor times the KL divergence from equal probabilities, so that the
+            plan may leave out samples far from all data. For bridges only: in ``Matching`` it would
+            change the noise that sampling starts from, which raises OdesolveError.
 
     Batches may differ in size. Raises OdesolveError where the iteration does not reach its
     tolerance."""
@@ -175,14 +175,16 @@ def sinkhorn_plan(
     2013), in the cost's dtype.
 
     Args:
-        cost: (n, m). reg: of the entropy, above 0. a, b: weights (n,) of the rows and (m,) of the
-        columns, above 0; equal by default, rescaled to sum to 1. iterations: the largest number of
-        iterations, each over both sides, on logarithms. Their number grows like
-            the largest cost over ``reg``.
+        cost: (n, m).
+        reg: of the entropy, above 0.
+        a, b: weights (n,) of the rows and (m,) of the columns, above 0; equal by default, rescaled
+            to sum to 1.
+        iterations: the largest number of iterations, each over both sides, on logarithms. Their
+            number grows like the largest cost over ``reg``.
         tolerance: the iteration ends when the absolute errors of the columns' weights sum to this
             (the rows' weights are exact); None makes all iterations without a check.
-        relax: factor of the divergence KL(columns of the plan | b) instead of the columns'
-            weights (Chizat et al. 2018); the rows keep theirs.
+        relax: factor of the divergence KL(columns of the plan | b) instead of the columns' weights
+            (Chizat et al. 2018); the rows keep theirs.
 
     Raises OdesolveError where the tolerance is not reached, and for a cost that is not finite.
     """

@@ -81,10 +81,10 @@ class VariationalBound:
     In expectation it is minus the value of ``ode.elbo`` on the same chain, whose terms these are.
 
     Args:
-        model: an ``ode.Model`` without guidance, of any prediction and path. variance: of a step:
-        "small" (beta-tilde), "large" (beta), or "learned": between the two, as the second half of
-        the channels of a model with ``learned_variance=True`` says
-            (Nichol and Dhariwal 2021, eq. 15).
+        model: an ``ode.Model`` without guidance, of any prediction and path.
+        variance: of a step: "small" (beta-tilde), "large" (beta), or "learned": between the two, as
+            the second half of the channels of a model with ``learned_variance=True`` says (Nichol
+            and Dhariwal 2021, eq. 15).
         steps, grid: of the chain, as for ``ode.sample``; by default the path's own table, or 100
             steps.
         decoder, levels, low, high: as for ``ode.elbo``: "gaussian", a density, or "discrete",

@@ -51,9 +51,9 @@ class DiffFlow:
         drift, score: f and s, functions (x, t) of states (B, ...) and times (B,); with the adjoint,
             networks without randomness (no dropout).
         g: the noise of both processes, above 0: a number, or a function of times of any shape.
-        times: t_0 < ... < t_N, from data to noise. std: standard deviation of the prior N(0, std^2)
-        at t_N. adjoint: memory that does not grow with the steps: the stochastic adjoint (algorithm
-        2),
+        times: t_0 < ... < t_N, from data to noise.
+        std: standard deviation of the prior N(0, std^2) at t_N.
+        adjoint: memory that does not grow with the steps: the stochastic adjoint (algorithm 2),
             which computes the trajectory again from its noise. The forward pass stores only the
             data and the keys of the noise; the backward pass holds 2 sqrt(N) states and the
             activations of one step. The adjoint takes five evaluations of f and two of s per step,

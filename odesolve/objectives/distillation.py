@@ -212,11 +212,11 @@ class ProgressiveDistillation:
 
         Args:
             index: steps (B,) of the student, 0 (from the noise) to N - 1, instead of random ones.
-            noise: standard normal (B, ...), instead of random noise. cond: conditions of this
-            batch, as the networks take them. generator: of steps and noise; by default torch's own.
+            noise: standard normal (B, ...), instead of random noise.
+            cond: conditions of this batch, as the networks take them.
+            generator: of steps and noise; by default torch's own.
             mask: which elements of the data count: booleans, or weights of at least 0, a tensor
-            that
-                broadcasts to x. The loss of a sample is their weighted mean.
+                that broadcasts to x. The loss of a sample is their weighted mean.
 
         Raises OdesolveError for shapes that do not match and steps out of range.
         """
@@ -309,8 +309,8 @@ class GuidedDistillation:
 
     Args:
         student: an ``ode.Model`` that takes ``name`` (B,) besides the teacher's conditions.
-        teacher: an ``ode.Model`` without guidance, on the same path. null: the teacher's conditions
-        for "no condition": tensors (B, ...) or (1, ...), or other
+        teacher: an ``ode.Model`` without guidance, on the same path.
+        null: the teacher's conditions for "no condition": tensors (B, ...) or (1, ...), or other
             values.
         low, high: scales are drawn uniformly between them.
         name: that of the scale among the student's conditions.

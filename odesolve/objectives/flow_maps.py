@@ -152,8 +152,9 @@ class MeanFlow:
     forward-mode derivatives.
 
     Args:
-        flow_map: the map to train. times: the law of two times, t being the one nearer to the
-            noise; by default the paper's log-normal one.
+        flow_map: the map to train.
+        times: the law of two times, t being the one nearer to the noise; by default the paper's
+            log-normal one.
         equal: the share of samples with r = t, which are plain flow matching.
         power, offset: the loss of a sample is S / (S + offset)^power, S the sum of its squares, the
             divisor detached (the paper's section 4.3). Power 0 is the plain loss, the mean of the
@@ -233,11 +234,12 @@ class MeanFlow:
         """The loss of data x (B, ...).
 
         Args:
-            noise: samples of the source (B, ...), standard normal by default. r, t: both times (B,)
-            instead of random ones. cond: conditions of this batch, as the network takes them.
-            generator: of times and noise; by default torch's own. mask: which elements of the data
-            count: booleans, or weights of at least 0, a tensor that
-                broadcasts to x. The loss of a sample is their weighted mean.
+            noise: samples of the source (B, ...), standard normal by default.
+            r, t: both times (B,) instead of random ones.
+            cond: conditions of this batch, as the network takes them.
+            generator: of times and noise; by default torch's own.
+            mask: which elements of the data count: booleans, or weights of at least 0, a tensor
+                that broadcasts to x. The loss of a sample is their weighted mean.
 
         Raises OdesolveError for shapes that do not match, one time without the other and times
         outside the path."""
@@ -318,9 +320,10 @@ class Shortcut:
     without gradients.
 
     Args:
-        flow_map: the map to train. steps: a power of 2, at least 2. share: the fraction of samples
-        that learn steps rather than the velocity. target: the map that takes the half steps, such
-        as one of averaged weights; by default
+        flow_map: the map to train.
+        steps: a power of 2, at least 2.
+        share: the fraction of samples that learn steps rather than the velocity.
+        target: the map that takes the half steps, such as one of averaged weights; by default
             ``flow_map`` itself.
         times: the law of the times of flow matching; by default uniform.
 

@@ -141,11 +141,12 @@ class Matching:
         """The loss of data x (B, ...), float32 or float64.
 
         Args:
-            noise: samples of the source (B, ...), standard normal by default. t: times (B,) of the
-            path instead of random ones. cond: conditions of this batch, as the network takes them.
-            generator: of times and noise; by default torch's own. mask: which elements of the data
-            count: booleans, or weights of at least 0, a tensor that
-                broadcasts to x. The loss of a sample is their weighted mean.
+            noise: samples of the source (B, ...), standard normal by default.
+            t: times (B,) of the path instead of random ones.
+            cond: conditions of this batch, as the network takes them.
+            generator: of times and noise; by default torch's own.
+            mask: which elements of the data count: booleans, or weights of at least 0, a tensor
+                that broadcasts to x. The loss of a sample is their weighted mean.
 
         Raises OdesolveError for shapes that do not match and times outside the path.
         """

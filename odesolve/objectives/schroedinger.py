@@ -101,8 +101,9 @@ def ipf(
             ...) of one end to such states.
         reference: the carry to begin with, from the data to the source's end: a Brownian motion,
             without regard to the source.
-        x, source: samples (B, ...) of data and (M, ...) of source. rounds: number of fits, to the
-        data first, then in turn; two are one iteration of the papers.
+        x, source: samples (B, ...) of data and (M, ...) of source.
+        rounds: number of fits, to the data first, then in turn; two are one iteration of the
+            papers.
 
     With K = 2 and ``fit`` the likelihood of one end given the other, it is the alternating (EM)
     form for two conditional laws, argmin KL(q(y | x) p_data || p(x | y) p_source) over p and q in

@@ -78,7 +78,8 @@ class ScoreMatching(ABC):
     Args:
         score: s(x) of states (B, ...), or an ``ode.Model`` without guidance, of any prediction.
         weight: of a model's loss at a time, as ``Matching`` would weigh the squared error of its
-        score. times: of a model: a law of ``objectives.times``, by default the path's for scores.
+            score.
+        times: of a model: a law of ``objectives.times``, by default the path's for scores.
     """
 
     noised: ClassVar[bool] = False  # the score is compared with the noise over its deviation
@@ -126,12 +127,13 @@ class ScoreMatching(ABC):
         """The loss of x (B, ...), float32 or float64; times are 0 where there are none.
 
         Args:
-            noise: standard normal (B, ...), of losses that noise x. t: of a model: one time, or
-            (B,), instead of random ones. cond: of a model: conditions of this batch. generator: of
-            times, noise and projections; by default torch's own. mask: which elements of the data
-            count: booleans, or weights of at least 0, a tensor that
-                broadcasts to x. The loss of a sample is their weighted sum: Hyvärinen's theorem
-                holds for each number by itself.
+            noise: standard normal (B, ...), of losses that noise x.
+            t: of a model: one time, or (B,), instead of random ones.
+            cond: of a model: conditions of this batch.
+            generator: of times, noise and projections; by default torch's own.
+            mask: which elements of the data count: booleans, or weights of at least 0, a tensor
+                that broadcasts to x. The loss of a sample is their weighted sum: Hyvärinen's
+                theorem holds for each number by itself.
 
         Raises OdesolveError for shapes that do not match, times outside the path, and arguments
         that only a model takes."""
@@ -255,8 +257,10 @@ class SlicedScoreMatching(ScoreMatching):
     (Song, Garg et al. 2019).
 
     Args:
-        projections: how many per sample. law: "rademacher" or "gaussian". reduced: |s|^2 / 2
-        instead of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less variance at no cost.
+        projections: how many per sample.
+        law: "rademacher" or "gaussian".
+        reduced: |s|^2 / 2 instead of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less variance
+            at no cost.
     """
 
     @door("SlicedScoreMatching", projections=count(), law=text("rademacher"))

@@ -43,14 +43,16 @@ class TrigConsistency:
     derivatives.
 
     Args:
-        model: an ``ode.Model`` on ``paths.Trig()`` that predicts "v", without guidance. teacher: an
-        ``ode.Model`` on the same path, whose v f follows; by default v comes from data. times: a
-        law of ``objectives.times``; by default tan(a) is log-normal of -1 and 1.4, the
+        model: an ``ode.Model`` on ``paths.Trig()`` that predicts "v", without guidance.
+        teacher: an ``ode.Model`` on the same path, whose v f follows; by default v comes from data.
+        times: a law of ``objectives.times``; by default tan(a) is log-normal of -1 and 1.4, the
             paper's.
-        offset: c of the normalisation, .1 in the paper. share: r, the factor of the second half of
-        g, which makes training unstable; a call may pass its own. warmup: steps over which the
-        share rises linearly from 0, 10000 in the paper; 0 for none. ``training.fit`` passes the
-        step. uncertainty: as for ``Matching``.
+        offset: c of the normalisation, .1 in the paper.
+        share: r, the factor of the second half of g, which makes training unstable; a call may pass
+            its own.
+        warmup: steps over which the share rises linearly from 0, 10000 in the paper; 0 for none.
+            ``training.fit`` passes the step.
+        uncertainty: as for ``Matching``.
 
     Raises OdesolveError for other paths and predictions, and guided models.
     """
@@ -106,9 +108,10 @@ class TrigConsistency:
         """The objective of data x (B, ...); ``derivative`` of the terms is g.
 
         Args:
-            share: r of this batch. step: the number of training steps so far, where there is a
-            warm-up. noise, t, cond, generator, mask: as for ``Matching``; the norm of g is over the
-            elements that count.
+            share: r of this batch.
+            step: the number of training steps so far, where there is a warm-up.
+            noise, t, cond, generator, mask: as for ``Matching``; the norm of g is over the elements
+                that count.
 
         Raises OdesolveError for a warm-up without a step, and as ``Matching``.
         """

@@ -23,8 +23,9 @@ class Uncertainty(nn.Module):
     them.
 
     Args:
-        path: of the model. features: how many cosines. seed: of their frequencies and phases, which
-        the module's state holds.
+        path: of the model.
+        features: how many cosines.
+        seed: of their frequencies and phases, which the module's state holds.
     """
 
     frequencies: Tensor

@@ -359,10 +359,10 @@ def limit(
     other sign, by more than ``rounding``.
 
     Args:
-        value: the function of a state at the start, (n, ...) -> (m,), with m = n, or n = 1. y,
-        slope: the first state and dy/dt there, in any unit of time. allowed: the error that the
-        tolerance allows in each number of the state, like y. rounding: (m,) the error of the
-        function that rounding of the time explains.
+        value: the function of a state at the start, (n, ...) -> (m,), with m = n, or n = 1.
+        y, slope: the first state and dy/dt there, in any unit of time.
+        allowed: the error that the tolerance allows in each number of the state, like y.
+        rounding: (m,) the error of the function that rounding of the time explains.
     """
     start = value(y)
     info = torch.finfo(y.dtype)

@@ -29,9 +29,11 @@ class Diagnosis:
         radius: spectral radius of df/dy at the last state, by power iteration on differences; NaN
             where f is not finite.
         limit: the largest h times radius on the negative axis where the method is stable, infinite
-        if it is L-stable. finite: whether f is finite at the last state. floor: share of the
-        state's elements for which the tolerance lies below the resolution of their type. shortest:
-        the shortest step that time resolves at t, in float64.
+            if it is L-stable.
+        finite: whether f is finite at the last state.
+        floor: share of the state's elements for which the tolerance lies below the resolution of
+            their type.
+        shortest: the shortest step that time resolves at t, in float64.
     """
 
     status: str

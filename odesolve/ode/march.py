@@ -90,8 +90,11 @@ def march(
     after the first step.
 
     Args:
-        start: the first state. advance: makes a step. times: the ends of all steps (N + 1,).
-        passed: the number of steps before every output time. drifts: evaluations of f in a step.
+        start: the first state.
+        advance: makes a step.
+        times: the ends of all steps (N + 1,).
+        passed: the number of steps before every output time.
+        drifts: evaluations of f in a step.
         before: gets the states (N, B, ...) before all steps.
     """
     y = start.clone()

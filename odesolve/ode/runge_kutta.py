@@ -40,8 +40,8 @@ class RungeKutta:
     """The method of a pair, for samples that each have a step of their own.
 
     Args:
-        pair: the tableau with its error estimate. depth: how many attempts in a row are kept; with
-        1 they share their memory.
+        pair: the tableau with its error estimate.
+        depth: how many attempts in a row are kept; with 1 they share their memory.
 
     Only the device knows whether the last attempt was accepted: the next one begins with a combine
     of its two states and first stages under weights 1 and 0, and the kernel does not read an input

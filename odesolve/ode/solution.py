@@ -62,13 +62,15 @@ class Solution:
     """The states of a solve and how it went; for one system the numbers have no batch dimension and
     ``status`` is one word.
 
-    Attributes: y: states (n, B, ...) at the output times, in the form of y0; NaN where a sample had
-        ended before. ``y[i, b]`` is sample b at ``t[i]``, or at its own time ``t[b, i]``. last: the
-        last state (B, ...) of each sample: at the end, at a terminal event, or the last
+    Attributes:
+        y: states (n, B, ...) at the output times, in the form of y0; NaN where a sample had ended
+            before. ``y[i, b]`` is sample b at ``t[i]``, or at its own time ``t[b, i]``.
+        last: the last state (B, ...) of each sample: at the end, at a terminal event, or the last
             accepted one of a solve that failed.
-        t: the time (B,) of ``last``, float64. nfe, steps, rejected: numbers of evaluations of f,
-        accepted and rejected attempts (B,), int64. status: "ok", "event" (a terminal one),
-        "max_steps", "max_calls", "min_step" (the error
+        t: the time (B,) of ``last``, float64.
+        nfe, steps, rejected: numbers of evaluations of f, accepted and rejected attempts (B,),
+            int64.
+        status: "ok", "event" (a terminal one), "max_steps", "max_calls", "min_step" (the error
             stays too large for the shortest step) or "diverged" (f or the state is not finite), a
             list of B.
         events: the zeros of every event, one ``Found`` per event.

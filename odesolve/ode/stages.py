@@ -53,9 +53,10 @@ class FusedStates:
     """States that one ``combine`` each writes to given memory.
 
     Args:
-        memory: of every state; the first is that of y. columns: the slopes that enter each state;
-        where there are none, the state is already in its memory. weights: the block of each state,
-        of y and these slopes.
+        memory: of every state; the first is that of y.
+        columns: the slopes that enter each state; where there are none, the state is already in its
+            memory.
+        weights: the block of each state, of y and these slopes.
     """
 
     def __init__(

@@ -76,19 +76,21 @@ def profile(
         nfe: budgets; each sampler takes as many steps as stay at or under it.
         grids: names, with their number in brackets such as "shift(0.5)"; or rules, or lists of
             times.
-        noise: standard normal noise of shape (B, ...), or a shape to draw it. batch: number of
-        samples; then ``noise`` is the shape of one sample, or a tensor whose first samples are
-        used. seed: seed of the noise, where ``noise`` is a shape. dtype: dtype of the state in the
-        measured runs: float32 by default, float64 for float64
+        noise: standard normal noise of shape (B, ...), or a shape to draw it.
+        batch: number of samples; then ``noise`` is the shape of one sample, or a tensor whose first
+            samples are used.
+        seed: seed of the noise, where ``noise`` is a shape.
+        dtype: dtype of the state in the measured runs: float32 by default, float64 for float64
             noise.
         device: of the noise, where ``noise`` is a shape; by default the network's.
         reference: exact end points of shape (B, ...) for this noise, or a ``Reference``; by default
             two solves that agree.
-        tolerance, limit: of the reference, see ``reference.certified``. timing: number of timed
-        runs; the fastest counts. 0 takes no times. executor: an ``ode.Window`` or ``ode.Parareal``
-        to compare with the loop, on the best plan of every budget, for one sample and for all: see
-        ``Profile.parallel`` and ``Profile.advice``. progress: show a bar; by default on work longer
-        than a second, on a terminal (in a log,
+        tolerance, limit: of the reference, see ``reference.certified``.
+        timing: number of timed runs; the fastest counts. 0 takes no times.
+        executor: an ``ode.Window`` or ``ode.Parareal`` to compare with the loop, on the best plan
+            of every budget, for one sample and for all: see ``Profile.parallel`` and
+            ``Profile.advice``.
+        progress: show a bar; by default on work longer than a second, on a terminal (in a log,
             lines).
         resume: a JSON file that is written after each sampler; rows in it are not measured again.
 

@@ -42,12 +42,13 @@ class Window:
     gives states that differ from the loop's.
 
     Args:
-        size: calls in the window, all of the plan's by default; memory grows with it. tolerance: of
-        every state of a sample, as the fixed point's estimated error. exact: end equal to the
-        sequential result. acceleration: "secant" treats the network's answer as a linear function
-        of the state, with its slope between the last two rounds, one number per call and sample;
-            "anderson" mixes the last sweeps by least squares, causally (Tang et al. 2024, ParaTAA);
-            None is plain Picard iteration.
+        size: calls in the window, all of the plan's by default; memory grows with it.
+        tolerance: of every state of a sample, as the fixed point's estimated error.
+        exact: end equal to the sequential result.
+        acceleration: "secant" treats the network's answer as a linear function of the state, with
+            its slope between the last two rounds, one number per call and sample; "anderson" mixes
+            the last sweeps by least squares, causally (Tang et al. 2024, ParaTAA); None is plain
+            Picard iteration.
         coarse: a plan of few steps, solved by the loop first, its calls counted as rounds; the
             first window begins with its results. It pays where evaluations cost more than rounds.
         stride: the first rounds evaluate only every ``stride``-th call and interpolate the others;

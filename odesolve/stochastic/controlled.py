@@ -95,9 +95,11 @@ class ControlledPaths:
     """The choice of every sample's steps along its path.
 
     Args:
-        controller, rtol, atol: how steps follow from errors. first, shortest: lengths of the first
-        and of the shortest step. attempts, calls: the most that a sample may make. sync: attempts
-        between two reads from the device. compact: call f and g on fewer samples as they end.
+        controller, rtol, atol: how steps follow from errors.
+        first, shortest: lengths of the first and of the shortest step.
+        attempts, calls: the most that a sample may make.
+        sync: attempts between two reads from the device.
+        compact: call f and g on fewer samples as they end.
     """
 
     controller: Controller

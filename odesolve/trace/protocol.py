@@ -12,9 +12,10 @@ from odesolve.trace.linearised import Field
 class Probes(Protocol):
     """The random vectors of a batch, drawn once and fixed along a trajectory.
 
-    Attributes: count: K, the number of estimates of a trace. products: Jacobian products per sample
-        and evaluation. exact: whether the estimates are the trace itself; otherwise one estimate
-        alone has no known
+    Attributes:
+        count: K, the number of estimates of a trace.
+        products: Jacobian products per sample and evaluation.
+        exact: whether the estimates are the trace itself; otherwise one estimate alone has no known
             error.
     """
 

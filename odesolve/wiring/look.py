@@ -63,10 +63,11 @@ def check(
         data: samples (N, ...) as the network was trained on, 4 at least; some hundred are better.
             Without data the network's own samples take their place: each reading has to denoise its
             own samples. That test is weaker, and the report says so.
-        noise: without data, the shape of samples (B, ...) to draw. seed: of the noise. seconds:
-        about how long the check may take; with less time it tries fewer readings, those near the
-        declared one first. progress: show a bar; by default on work longer than a second, on a
-        terminal (in a log,
+        noise: without data, the shape of samples (B, ...) to draw.
+        seed: of the noise.
+        seconds: about how long the check may take; with less time it tries fewer readings, those
+            near the declared one first.
+        progress: show a bar; by default on work longer than a second, on a terminal (in a log,
             lines).
 
     Returns a ``Check``: ``print`` it, or look at ``ok``, ``findings``, ``best``, ``model``. The

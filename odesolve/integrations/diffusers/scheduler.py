@@ -300,13 +300,14 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         Args:
             model_output: the network's output, of the sample's shape, or with twice its channels (a
                 learned variance).
-            timestep: the entry of ``timesteps`` that the network got. sample: (B, ...), the sample
-            that the network got, before ``scale_model_input``. eta: noise of DDIM; other solvers
-            have their own options. generator: one generator, or one per sample: a sample's noise
-            then depends on its own generator alone. return_dict: return a ``StepOutput`` and not a
-            tuple of the sample alone. variance_noise: standard normal noise of this step, in place
-            of our own. use_clipped_model_output: of DDIM: take the noise from the clipped x0 too,
-            as every
+            timestep: the entry of ``timesteps`` that the network got.
+            sample: (B, ...), the sample that the network got, before ``scale_model_input``.
+            eta: noise of DDIM; other solvers have their own options.
+            generator: one generator, or one per sample: a sample's noise then depends on its own
+                generator alone.
+            return_dict: return a ``StepOutput`` and not a tuple of the sample alone.
+            variance_noise: standard normal noise of this step, in place of our own.
+            use_clipped_model_output: of DDIM: take the noise from the clipped x0 too, as every
                 other solver does.
 
         The result has the dtype of ``sample``. Raises OdesolveError before ``set_timesteps`` and

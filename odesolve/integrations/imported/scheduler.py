@@ -49,9 +49,9 @@ def imported(
     not assumed.
 
     Args:
-        scheduler: the object; it is left as it is. steps: the number for ``set_timesteps``; None
-        where ``given`` has it. path: the path of its networks; by default what its config
-        describes. The plan's states lie
+        scheduler: the object; it is left as it is.
+        steps: the number for ``set_timesteps``; None where ``given`` has it.
+        path: the path of its networks; by default what its config describes. The plan's states lie
             on it, also those of schedulers that work on x / alpha.
         predicts: what its networks predict, as for ``ode.Model``; by default what its config says.
         start: the path's time of the first state, where it is not that of the first network call

@@ -66,19 +66,20 @@ def solve(
     """Run a solver on these noise levels, from x at the first of them.
 
     Args:
-        solver: a name from ``ode.solvers()``, or a function of a Writer. model: model(x, sigma,
-        **extra_args) -> denoised, sigma (B,) in the dtype of x. x: the state (B, ...); kept in
-        float32 at least, and returned in its own dtype. sigmas: noise levels (n + 1,), read once.
-        Fewer than two make no step: the solve returns x. extra_args: keyword arguments of the
-        model; "seed", where there is one, also decides the
+        solver: a name from ``ode.solvers()``, or a function of a Writer.
+        model: model(x, sigma, **extra_args) -> denoised, sigma (B,) in the dtype of x.
+        x: the state (B, ...); kept in float32 at least, and returned in its own dtype.
+        sigmas: noise levels (n + 1,), read once. Fewer than two make no step: the solve returns x.
+        extra_args: keyword arguments of the model; "seed", where there is one, also decides the
             noise.
         callback: called at the first evaluation of a step with x, i, sigma, sigma_hat and denoised
             there.
-        disable: True for no progress bar, False for one, None for one on a terminal. noise_sampler:
-        noise of unit variance for a pair of levels, called after the evaluation that comes before
-        the noise. By default noise is a function of the seed and the sample's place; with ``tree``
-        of one Brownian path, whatever the steps. flow: levels are times of x_t = (1 - t) x0 + t
-        eps. options: of the solver.
+        disable: True for no progress bar, False for one, None for one on a terminal.
+        noise_sampler: noise of unit variance for a pair of levels, called after the evaluation that
+            comes before the noise. By default noise is a function of the seed and the sample's
+            place; with ``tree`` of one Brownian path, whatever the steps.
+        flow: levels are times of x_t = (1 - t) x0 + t eps.
+        options: of the solver.
 
     Raises OdesolveError for levels that are not strictly monotone, and whatever the solver and the
     model's output raise."""

@@ -55,9 +55,9 @@ class BrownianTreeNoiseSampler:
     (``ode.BrownianPath``).
 
     Args:
-        x: a tensor with the noise's shape, dtype and device. sigma_min, sigma_max: the ends of the
-        interval that calls may lie in. seed: one for all, a list of one per sample (then the place
-        in the batch does not count), or
+        x: a tensor with the noise's shape, dtype and device.
+        sigma_min, sigma_max: the ends of the interval that calls may lie in.
+        seed: one for all, a list of one per sample (then the place in the batch does not count), or
             None for torch's generator.
         transform: the clock of the path as a function of sigma.
         cpu: draw on the CPU, so that devices agree to the last bit; they do to rounding anyway.

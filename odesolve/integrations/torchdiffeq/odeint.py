@@ -44,10 +44,9 @@ def odeint(
             callback_reject_step(t0, y0, dt) are called where it has them.
         y0: a tensor, or a tuple of tensors of any shapes, of a floating-point or complex type: one
             system, with one step for all of it.
-        t: times (n,), rising or falling, kept in float64. rtol, atol: tolerances; numbers, tensors
-        like y0, or for a tuple one per tensor. A step is accepted if the norm of its error, divided
-        by atol + rtol max(|y0|,
-            |y1|), is at most 1.
+        t: times (n,), rising or falling, kept in float64.
+        rtol, atol: tolerances; numbers, tensors like y0, or for a tuple one per tensor. A step is
+            accepted if the norm of its error, divided by atol + rtol max(|y0|, |y1|), is at most 1.
         method: dopri5 (default) or another adaptive pair, tsit5, dopri8, bosh3, fehlberg2,
             adaptive_heun; on a grid euler, midpoint, heun2, heun3, rk4 (the 3/8 rule),
             explicit_adams, implicit_adams; implicit_euler, implicit_midpoint, trapezoid, radauIIA3,

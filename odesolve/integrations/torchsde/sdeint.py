@@ -48,14 +48,15 @@ def sdeint(
         sde: has ``noise_type``, ``sde_type`` and methods f(t, y), g(t, y), or g_prod(t, y, v),
             f_and_g(t, y), f_and_g_prod(t, y, v); t has no dimensions. g returns (B, ...) for
             diagonal noise, otherwise (B, ..., m).
-        y0: the first state (B, ...), of any shape, real or complex. ts: rising times of the output
-        states; the first is that of y0. bm: the Brownian motion: a ``BrownianInterval`` or any
-        callable bm(ta, tb); by default noise from torch's generator, for a complex y0 complex and
-        circularly symmetric. method: euler, milstein (``options={"grad_free": True}``: without
-        derivatives), srk for Ito's equations; midpoint, heun, euler_heun, milstein, log_ode,
-        reversible_heun for Stratonovich's; with additive noise, where both are the same, any of
-        them. By default srk (euler for general noise), or midpoint. dt: length of a step; in an
-        adaptive solve, of the first step. States between steps are
+        y0: the first state (B, ...), of any shape, real or complex.
+        ts: rising times of the output states; the first is that of y0.
+        bm: the Brownian motion: a ``BrownianInterval`` or any callable bm(ta, tb); by default noise
+            from torch's generator, for a complex y0 complex and circularly symmetric.
+        method: euler, milstein (``options={"grad_free": True}``: without derivatives), srk for
+            Ito's equations; midpoint, heun, euler_heun, milstein, log_ode, reversible_heun for
+            Stratonovich's; with additive noise, where both are the same, any of them. By default
+            srk (euler for general noise), or midpoint.
+        dt: length of a step; in an adaptive solve, of the first step. States between steps are
             interpolated linearly.
         adaptive, rtol, atol, dt_min: choose steps by comparing each with two halves, see
             ``stochastic.unrolled.Doubling``. An f or g that draws random numbers then raises

@@ -247,9 +247,10 @@ class ControlledSystem:
         pair, controller: the method and how steps follow from errors.
         first_step, min_step, max_step: lengths; a step of ``min_step`` is accepted whatever its
             error is.
-        max_steps: attempts. stops: times where steps end. ``jumps``: times where f jumps; a step
-        ends on one side and the next begins on the other: f gets the neighbouring numbers of the
-        state's type. dense: keep all steps.
+        max_steps: attempts.
+        stops: times where steps end. ``jumps``: times where f jumps; a step ends on one side and
+            the next begins on the other: f gets the neighbouring numbers of the state's type.
+        dense: keep all steps.
     """
 
     pair: Pair

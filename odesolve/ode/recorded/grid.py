@@ -82,10 +82,11 @@ class Gridded:
     """A solve with steps between neighbouring points.
 
     Args:
-        stepper: the method, fresh for this solve. grid: the points (m,) from the first of the times
-        to the last, connected to whatever they were computed from; or, towards an event, the signed
-        length of a step. interp: how states between the points are interpolated: "linear" or
-        "cubic". apart: f is evaluated next to the ends of steps, as it may jump there.
+        stepper: the method, fresh for this solve.
+        grid: the points (m,) from the first of the times to the last, connected to whatever they
+            were computed from; or, towards an event, the signed length of a step.
+        interp: how states between the points are interpolated: "linear" or "cubic".
+        apart: f is evaluated next to the ends of steps, as it may jump there.
     """
 
     stepper: GridStepper

@@ -67,10 +67,11 @@ class System:
     """dy/dt = f(t, y) for a whole state, with one step for all of it.
 
     Args:
-        drift: the right-hand side, of one system. y0: the first state (1, ...), connected to
-        whatever it was computed from. clock: the times of the output. rtol, atol: tolerances of the
-        error. norm: of a state in the user's form, errors divided by their tolerances; None for the
-        root
+        drift: the right-hand side, of one system.
+        y0: the first state (1, ...), connected to whatever it was computed from.
+        clock: the times of the output.
+        rtol, atol: tolerances of the error.
+        norm: of a state in the user's form, errors divided by their tolerances; None for the root
             mean square.
         event: (time without dimensions, state (1, ...)) -> numbers (m,): the solve ends where one
             of them changes its sign. The last of the times then only gives the direction.
