@@ -49,11 +49,11 @@ class Backprop:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor, None]:
-        (before,) = kept
+        (before,) = extras
         g = torch.zeros_like(grad[0])
         for k in range(len(before), -1, -1):
             for i, passed in enumerate(self.passed):

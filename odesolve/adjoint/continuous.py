@@ -54,7 +54,7 @@ class Continuous:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor, Tensor | None]:
@@ -72,13 +72,13 @@ class Continuous:
 
     def _along(self, i: int, y: Tensor, grad: Tensor, sums: Sums) -> Tensor:
         """The gradient (B,) of a shift of output time i."""
-        slope = self.f(each(self.times[i], y), y, sums.wanted.args)
+        slope = self.f(each(self.times[i], y), y, sums.targets.args)
         return (slope * grad).double().flatten(1).sum(1)
 
     def _interval(self, i: int, y: Tensor, a: Tensor, sums: Sums) -> Tensor:
         """a at the beginning of interval i from the one at its end; adds gradients of parameters to
         ``sums``."""
-        totals = [torch.zeros_like(p) for p in sums.wanted.tensors]
+        totals = [torch.zeros_like(p) for p in sums.targets.tensors]
         f = self.f if self.within is None else self.within(i)
 
         def augmented(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from odesolve.adjoint.continuous import Continuous, RightHandSide
 from odesolve.adjoint.kept_steps import KeptSteps
 from odesolve.adjoint.pull import DerivativeMode, with_gradients
 from odesolve.adjoint.reversible import Reversible
-from odesolve.adjoint.targets import Arguments, wanted
+from odesolve.adjoint.targets import Arguments, gradient_targets
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, NFE, OK, STATUS, STEPS, T
 from odesolve.methods.pairs import PAIRS, Pair
@@ -102,21 +102,21 @@ class ODEGradients:
             )
         y0 = self.drift.packed(self.y0)
         times = None if clock is None else clock.t()
-        want = wanted(
+        targets = gradient_targets(
             self.module,
             lambda ys, args: self._slope(self.times[0], ys[0], args),
             [self.drift.start],
             self.args,
             self.params if torch.is_grad_enabled() else (),
         )
-        y = with_gradients(self._mode(), want, y0, times)
+        y = with_gradients(self._mode(), targets, y0, times)
         if self.adjoint == "reversible":
             self.details = self._reached(y.detach())
         reached = self.details.results
         ones = [1] * (y.dim() - 2)
         arrived = (reached.state[STATUS] == OK).view(-1, *ones)
         # the evaluation that showed what f depends on
-        looked = want.looked and not isinstance(self.module, torch.nn.Module)
+        looked = targets.looked and not isinstance(self.module, torch.nn.Module)
         reached.state[NFE] += float(looked)
         results = Results(torch.where(arrived, y[-1], reached.y), reached.state)
         return solution(replace(self.details, drift=self.drift, results=results), y, [])

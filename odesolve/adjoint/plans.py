@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from odesolve.adjoint.pull import Sums, with_gradients
-from odesolve.adjoint.targets import wanted
+from odesolve.adjoint.targets import gradient_targets
 from odesolve.errors import OdesolveError, unknown
 from odesolve.lowering.program import Call, Program
 from odesolve.model.model import Model
@@ -43,28 +43,28 @@ class PulledRows:
         program = self.program
         model = self.model
         self.cursor = begin(program, y0, model.dtype, model.functions, None, self.keys)
-        self.times = model.times_for(program.asked, y0)
+        self.times = model.times_for(program.call_times, y0)
         slots = list(self.cursor.slots)
-        kept = [] if self.last is not None else [y0]
+        extras = [] if self.last is not None else [y0]
         for k in range(len(self.calls)):
             self.layout.append([i for i, x in enumerate(slots) if x is not None])
             values = [slots[i] for i in self.layout[-1]]
-            kept += [x for x in values if x is not None] if k >= self.skipped else []
+            extras += [x for x in values if x is not None] if k >= self.skipped else []
             self._through(k, slots)
             if self.tick is not None:
                 self.tick(k)
         out = slots[program.result]
         assert out is not None
-        return out, tuple(kept)
+        return out, tuple(extras)
 
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor | None, None]:
-        rest = list(kept)
+        rest = list(extras)
         grads = {self.program.result: grad}
         for k in range(len(self.calls) - 1, self.skipped - 1, -1):
             places = self.layout[k]
@@ -148,15 +148,17 @@ def differentiable_run(
 
     with torch.no_grad():
         cursor = begin(program, x, model.dtype, model.functions, None, keys)
-        time = model.times_for(program.asked, x)[cursor.call.index]
+        time = model.times_for(program.call_times, x)[cursor.call.index]
         call = cursor.call
 
     def first(ys: Sequence[Tensor], args: object) -> Tensor:
         answers = model.evaluate(ys[0], ys[1], time, call.branches)
         return torch.cat([answer.flatten() for answer in answers])
 
-    want = wanted(model.net, first, [cursor.input, cursor.state], (), params, own_tensors)
-    return with_gradients(rows, want, x if last is None else x.detach())
+    targets = gradient_targets(
+        model.net, first, [cursor.input, cursor.state], (), params, own_tensors
+    )
+    return with_gradients(rows, targets, x if last is None else x.detach())
 
 
 def check(adjoint: str | None, other: object, params: object, last: object) -> None:

@@ -27,9 +27,9 @@ Moves = Callable[[Sequence[Tensor], Arguments], Sequence[Tensor]]
 class Sums:
     """Gradients by the target arguments and parameters, summed over the pieces of a solve."""
 
-    def __init__(self, wanted: GradientTargets):
-        self.wanted = wanted
-        self.totals: list[Tensor | None] = [None] * len(wanted.tensors)
+    def __init__(self, targets: GradientTargets):
+        self.targets = targets
+        self.totals: list[Tensor | None] = [None] * len(targets.tensors)
 
     def add(self, grads: Sequence[Tensor | None]) -> None:
         """Add gradients by all targets, in order."""
@@ -65,7 +65,7 @@ class Sums:
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
         """``product`` for several states at once; a cotangent of None counts as zero."""
         leaves = [y.detach().requires_grad_() for y in ys]
-        args, inputs = self.wanted.leaves()
+        args, inputs = self.targets.leaves()
         with torch.enable_grad():
             outs = move(leaves, args)
         pairs = [
@@ -74,7 +74,7 @@ class Sums:
             if x.requires_grad and g is not None
         ]
         for x, _ in pairs:
-            self.wanted.check(x, (*leaves, *inputs))
+            self.targets.check(x, (*leaves, *inputs))
         values = [x.detach() for x in outs]
         zeros = [torch.zeros_like(y) for y in ys]
         if not pairs:
@@ -103,7 +103,7 @@ class DerivativeMode(Protocol):
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -117,7 +117,7 @@ class _Way:
     """A mode, its gradient targets, and an empty tensor that depends on all of them."""
 
     mode: DerivativeMode
-    wanted: GradientTargets
+    targets: GradientTargets
     anchor: Tensor
 
     def shared(self) -> Callable[[], _Way]:
@@ -141,32 +141,32 @@ class _Solve(torch.autograd.Function):
     ) -> Tensor:
         kind = y0.device.type
         ctx.autocast = torch.is_autocast_enabled(kind)
-        y, kept = way.mode.forward(y0.detach())
+        y, extras = way.mode.forward(y0.detach())
         if ctx.autocast:
             ctx.precision = (kind, torch.get_autocast_dtype(kind))
             # weights that were cast here have no gradients, and must not be used again
             torch.clear_autocast_cache()
         ctx.way = way.shared()
-        ctx.save_for_backward(y, *kept)
+        ctx.save_for_backward(y, *extras)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        y, *kept = ctx.saved_tensors
+        y, *extras = ctx.saved_tensors
         way = ctx.way()
         if way is None:
             raise OdesolveError(
                 "the result of this solve is gone, and what its gradient needs with it: "
                 "differentiate what the solver returned"
             )
-        sums = Sums(way.wanted)
+        sums = Sums(way.targets)
         precision = (
             torch.autocast(*ctx.precision, cache_enabled=False)
             if ctx.autocast
             else contextlib.nullcontext()
         )
         with torch.no_grad(), precision, _one_at_a_time(grad):
-            for_y0, for_times = way.mode.backward(y.detach(), tuple(kept), grad, sums)
+            for_y0, for_times = way.mode.backward(y.detach(), tuple(extras), grad, sums)
         grads = [for_y0, for_times if ctx.needs_input_grad[2] else None, *sums.totals]
         # With create_graph=True: a second derivative raises an error instead of giving zeros.
         if torch.is_grad_enabled():
@@ -189,9 +189,9 @@ def _one_at_a_time(grad: Tensor) -> Iterator[None]:
 
 
 def with_gradients(
-    mode: DerivativeMode, wanted: GradientTargets, y0: Tensor, times: Tensor | None = None
+    mode: DerivativeMode, targets: GradientTargets, y0: Tensor, times: Tensor | None = None
 ) -> Tensor:
     """The states (n, B, ...) of a mode's solve, connected to y0 (B, ...), to the times, and to the
     targets."""
-    anchor = first_only(y0.new_empty(0), RECORD, y0, times, *wanted.tensors)
-    return _Solve.apply(_Way(mode, wanted, anchor), y0, times, *wanted.tensors)  # type: ignore[return-value]
+    anchor = first_only(y0.new_empty(0), RECORD, y0, times, *targets.tensors)
+    return _Solve.apply(_Way(mode, targets, anchor), y0, times, *targets.tensors)  # type: ignore[return-value]

@@ -73,11 +73,11 @@ class Reversible:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor, None]:
-        now, z = kept
+        now, z = extras
         for_y = torch.zeros_like(now)
         for_z = torch.zeros_like(now)
         for k in range(self.steps, -1, -1):

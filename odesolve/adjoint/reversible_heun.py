@@ -67,7 +67,7 @@ class ReversibleHeun:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor, None]:
@@ -90,13 +90,13 @@ class ReversibleHeun:
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
         """Drift and diffusion at z after k steps, and the leaves that they depend on."""
         leaf = z.detach().requires_grad_()
-        args, inputs = sums.wanted.leaves()
+        args, inputs = sums.targets.leaves()
         with torch.enable_grad():
             t = self.grid[k - 1][1] if k else self.grid[0][0]
             outs = self.both(t, leaf, args)
         for x in outs:
             if x.requires_grad:
-                sums.wanted.check(x, (leaf, *inputs))
+                sums.targets.check(x, (leaf, *inputs))
         return outs, (leaf, *inputs)
 
     def _back(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from odesolve.adjoint.backprop import Backprop, Trail
 from odesolve.adjoint.pull import DerivativeMode, Sums, with_gradients
 from odesolve.adjoint.reversible import Reversible
-from odesolve.adjoint.targets import Arguments, GradientTargets, check_mode, wanted
+from odesolve.adjoint.targets import Arguments, GradientTargets, check_mode, gradient_targets
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, NFE, OK, STATUS
 from odesolve.ode.drift import State
@@ -52,7 +52,7 @@ class StochasticAdjoint:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor, None]:
@@ -117,14 +117,19 @@ class SDEGradients:
         recording = torch.is_grad_enabled()
         modules = [m for m in (f, g) if isinstance(m, nn.Module)]
         module = nn.ModuleList(modules) if len(modules) == 2 else None
-        held = [p for m in modules for p in m.parameters()]
-        want = wanted(
-            module, self._first, [drift.start], drift.args, self.params if recording else (), held
+        parameters = [p for m in modules for p in m.parameters()]
+        targets = gradient_targets(
+            module,
+            self._first,
+            [drift.start],
+            drift.args,
+            self.params if recording else (),
+            parameters,
         )
-        y = with_gradients(self._mode(want), want, drift.packed(y0))
-        marched = self._reached(y.detach()) if self.adjoint == "reversible" else self.made
+        y = with_gradients(self._mode(targets), targets, drift.packed(y0))
+        marched = self._reached(y.detach()) if self.adjoint == "reversible" else self.marched
         # the evaluation that showed what f and g depend on
-        marched.state[NFE] += float(want.looked and module is None)
+        marched.state[NFE] += float(targets.looked and module is None)
         ones = [1] * (y.dim() - 2)
         arrived = (marched.state[STATUS] == OK).view(-1, *ones)
         return Marched(y, torch.where(arrived, y[-1], marched.last), marched.state)
@@ -138,7 +143,7 @@ class SDEGradients:
         f, moved = plain.both(ys[0], t, w)
         return f + moved
 
-    def _mode(self, want: GradientTargets) -> DerivativeMode:
+    def _mode(self, targets: GradientTargets) -> DerivativeMode:
         if self.adjoint == "continuous":
             steps = self.steps
             return StochasticAdjoint(
@@ -153,7 +158,7 @@ class SDEGradients:
         return Reversible(
             lambda k, forwards, y, args: self.steps.move(k, forwards, y, args) - y,
             self.where.passed,
-            want.args,
+            targets.args,
             None,
             self.tick,
         )
@@ -177,8 +182,8 @@ class SDEGradients:
         return h * f + g * w
 
     def _run(self, before: Tensor | None = None) -> Tensor:
-        self.made = self.way.run(self.where, self.tick, before)
-        return self.made.y
+        self.marched = self.way.run(self.where, self.tick, before)
+        return self.marched.y
 
     def _trail(self, y0: Tensor) -> Trail:
         before = y0.new_empty(len(self.where), *y0.shape)

@@ -59,13 +59,13 @@ class GradientTargets:
                 )
 
 
-def wanted(
+def gradient_targets(
     module: Any,
     call: Callable[[Sequence[Tensor], Arguments], Tensor],
     ys: Sequence[Tensor],
     args: Sequence[Any],
     params: Sequence[Tensor] | None,
-    held: Sequence[Any] = (),
+    others: Sequence[Any] = (),
 ) -> GradientTargets:
     """Arguments and parameters that get gradients.
 
@@ -89,7 +89,7 @@ def wanted(
                     f"params hold {what}: give tensors that require gradients, or leave params out"
                 )
         return GradientTargets(tuple(args), places, given, False)
-    known = [x for x in held if isinstance(x, Tensor) and x.requires_grad]
+    known = [x for x in others if isinstance(x, Tensor) and x.requires_grad]
     if isinstance(module, nn.Module):
         known += [p for p in module.parameters() if p.requires_grad]
     else:

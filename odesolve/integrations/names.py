@@ -127,11 +127,11 @@ def _row(
     """The row of a sampler that has an entry in a column; among several, the row whose own schedule
     is this one."""
     entry = REGISTRY.find(solver)
-    wanted = canonical(solver, options)
+    target = canonical(solver, options)
     rows = [
         r
         for r in ROWS
-        if r.solver == entry.name and column(r) and canonical(r.solver, r.options) == wanted
+        if r.solver == entry.name and column(r) and canonical(r.solver, r.options) == target
     ]
     if rows:
         return next((r for r in rows if r.schedule == schedule), rows[0])
@@ -139,7 +139,7 @@ def _row(
         solver_label(r.solver, r.options) for r in ROWS if r.solver == entry.name and column(r)
     )
     hint = f"it has {', '.join(near)}" if near else "names.table() has all that are known"
-    raise OdesolveError(f"{where} has no {solver_label(entry.name, dict(wanted))}: {hint}")
+    raise OdesolveError(f"{where} has no {solver_label(entry.name, dict(target))}: {hint}")
 
 
 def _schedule(ours: str, program: int, where: str) -> Any:

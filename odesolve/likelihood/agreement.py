@@ -136,7 +136,7 @@ def _moments(base: Any, like: Tensor) -> tuple[Tensor, Tensor]:
         return base.mean, std if isinstance(std, Tensor) else base.variance.sqrt()
     with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []), torch.no_grad():
         try:
-            drawn = base.sample((DRAWS,))
+            samples = base.sample((DRAWS,))
         except TypeError:
-            drawn = base.sample(DRAWS)
-    return drawn.double().mean(0), drawn.double().std(0)
+            samples = base.sample(DRAWS)
+    return samples.double().mean(0), samples.double().std(0)

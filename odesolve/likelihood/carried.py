@@ -278,7 +278,7 @@ def walk(
     )
     slots: list[Tensor | None] = [None] * program.slots
     slots[program.start] = x if torch.is_grad_enabled() else x.detach()
-    times = model.times_for(program.asked, x)
+    times = model.times_for(program.call_times, x)
     traces = []
     nfe = 0
     position = proceed(cursor, 0, slots, model.functions, None)

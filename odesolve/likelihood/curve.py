@@ -59,12 +59,12 @@ class PlanCurve:
         self._defect: Tensor | float = 0.0
         self._strayed: Tensor | float = 0.0
         # The evaluation at every time of the grid, at the step's own state where there is one.
-        self._asked: dict[float, int] = {}
+        self._evaluation_at: dict[float, int] = {}
         for k, i in enumerate(plan.evaluations):
             if i.t in plan.grid and (
-                i.t not in self._asked or i.input == START or i.input in plan.step_names
+                i.t not in self._evaluation_at or i.input == START or i.input in plan.step_names
             ):
-                self._asked[i.t] = k
+                self._evaluation_at[i.t] = k
 
     @torch.no_grad()
     def see(self, k: int, state: Tensor, rest: Tensor, traces: Tensor) -> None:
@@ -72,7 +72,7 @@ class PlanCurve:
         divergence, both minus the Gaussian's."""
         i = self.plan.evaluations[k]
         p = self.gaussian.at(i.t)
-        if self._asked.get(i.t) != k or p.sigma == 0.0:
+        if self._evaluation_at.get(i.t) != k or p.sigma == 0.0:
             return
         x = state.double().flatten(1)
         answer = rest.double().flatten(1)

@@ -204,13 +204,13 @@ def _along_flow(
     flow = pilot.settled(_flow(model, x, o.t, o.base, o.args), tracing.probes, x)
     at_nodes = o.adjoint is None and isinstance(flow, PathFlow) and o.divergence != "along"
     mixed = o.steps is None and clock.needed(o.control, not at_nodes, len(x))
-    spent = dependence.of_flow(flow, x, tracing.forward, at_nodes, mixed)
+    cost = dependence.of_flow(flow, x, tracing.forward, at_nodes, mixed)
     if at_nodes and isinstance(flow, PathFlow):
         integral = _at_nodes(flow, x, tracing.probes, options)
     else:
         integral = _along(flow, x, tracing.probes, options)
     density = _counted(_result(flow, x, integral, tracing), steady)
-    return noted(_with(density, spent), o.base, flow.base_std, quiet=o.adjoint is not None)
+    return noted(_with(density, cost), o.base, flow.base_std, quiet=o.adjoint is not None)
 
 
 def _tolerances(options: DensityOptions, x: Tensor, exact: bool) -> tuple[float, float, float]:
@@ -335,7 +335,7 @@ def _with_ends(
         integral = _waited(replace(before, nfe=integral.nfe + calls), int(calls.max() > 0))
     if flow.looked and flow.at.sigma > 0.0:
         extra["notes"] = (NO_ANSWER.format(t=flow.at.t, end=flow.model.path.t_data),)
-    return _waited(_spent(integral, flow.looked, 0), flow.looked), extra
+    return _waited(_with_cost(integral, flow.looked, 0), flow.looked), extra
 
 
 def _before(
@@ -351,10 +351,10 @@ def _before(
         return integral, {"truncation": torch.zeros_like(first.trace)}
     before = flow.before(flow.enter(x), first.slope, first.trace, probes)
     gap = {"truncation": before.value, "truncation_error": before.error if flow.short else None}
-    return _spent(integral, before.calls, probes.products), gap
+    return _with_cost(integral, before.calls, probes.products), gap
 
 
-def _spent(integral: Integral, calls: int, products: int) -> Integral:
+def _with_cost(integral: Integral, calls: int, products: int) -> Integral:
     return replace(integral, nfe=integral.nfe + calls, products=integral.products + products)
 
 
@@ -373,7 +373,7 @@ def _density_of(
 ) -> LogProb:
     """The result: ``density`` (B,) is the log-density without the divergence."""
     probes = tracing.probes
-    calls, products = pilot.spent(probes)
+    calls, products = pilot.choice_cost(probes)
     return LogProb(
         value=density + integral.change.mean(1),
         stderr=standard_error(integral.change, probes),
@@ -398,7 +398,7 @@ def _on_grid(model: Model, x: Tensor, tracing: Tracing, plan: Plan, base: Any) -
     if not torch.is_grad_enabled():
         flow = PathFlow(model, (plan.grid[0], plan.grid[-1]), prior, x)
         first = flow.ask(flow.start, flow.enter(x), probes)
-        known = _spent(integral, 1, probes.products)
+        known = _with_cost(integral, 1, probes.products)
         integral, extra = _before(flow, x, known, first, probes)
     return _density_of(integral, density, tracing, **extra)
 

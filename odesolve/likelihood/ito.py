@@ -129,16 +129,16 @@ class _ItoStep:
         length = math.inf
         if s.alpha > 0:
             length = 2.0 * (math.log(before / after) - math.log(s.alpha / t.alpha))
-        drawn = sum(w * w for w in self.noise.values())
+        draws = sum(w * w for w in self.noise.values())
         # the variance that the reverse SDE adds
         whole = -(t.sigma**2) * math.expm1(2.0 * (s.lam - t.lam))
-        level = drawn / whole if whole else 1.0
+        level = draws / whole if whole else 1.0
         e = math.exp(-0.5 * level * length)
         turned = b.eta - a.eta
         dim = a.z.shape[1:].numel()
         fall = _inner(a.z, a.z) - _inner(b.z, b.z)
         value = 0.5 * fall + dim * math.log(before / after)
-        variance = 0.5 * drawn / (level * after) ** 2 * _inner(turned, turned)
+        variance = 0.5 * draws / (level * after) ** 2 * _inner(turned, turned)
         if abs(level - 1.0) >= REVERSE:
             return _at_level(value, level, e, a, b), variance
         squares = _inner(a.eta, a.eta) + _inner(b.eta, b.eta)
@@ -223,13 +223,13 @@ def _steps(plan: Plan, path: Path) -> list[_ItoStep]:
     noise = _noise(plan)
     steps = []
     for k, (s, t) in enumerate(itertools.pairwise(path.points(plan.grid))):
-        drawn = LinearForm({n: w for n, w in noise[k + 1].items() if w})
+        draws = LinearForm({n: w for n, w in noise[k + 1].items() if w})
         if not s.lam < t.lam:
             raise OdesolveError(
                 f"the step from t={s.t:.4g} to {t.t:.4g} does not run to the data: take a grid "
                 "that does"
             )
-        if not drawn and t.sigma > 0.0:
+        if not draws and t.sigma > 0.0:
             raise OdesolveError(
                 f"{plan.solver} draws no noise from t={s.t:.4g} to {t.t:.4g}: the estimate is of "
                 "stochastic samples; for a "
@@ -240,5 +240,5 @@ def _steps(plan: Plan, path: Path) -> list[_ItoStep]:
                 f"{plan.solver} does not evaluate the state at t={s.t:.4g}: take a solver that "
                 "evaluates every one"
             )
-        steps.append(_ItoStep(s, t, drawn))
+        steps.append(_ItoStep(s, t, draws))
     return steps

@@ -48,7 +48,7 @@ def settle_on_plan(
         settled(flow, probes, x)
 
 
-def spent(probes: Probes) -> tuple[int, int]:
+def choice_cost(probes: Probes) -> tuple[int, int]:
     """The network evaluations and Jacobian products per sample that the choice of ``probes``
     cost."""
     if isinstance(probes, AutoProbes):

@@ -99,15 +99,15 @@ def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
         products = products + at.products
     at = push(plan, model, z)
     residual = _rms(x - at.x.detach())
-    drawn = decoded(model, plan, z, at)
+    density = decoded(model, plan, z, at)
     lost = ~(residual <= _close(model, x))
     status = [
         "not_inverted" if bad else word
-        for bad, word in zip(lost.tolist(), drawn.status, strict=True)
+        for bad, word in zip(lost.tolist(), density.status, strict=True)
     ]
-    value = torch.where(lost, torch.nan, drawn.value)
-    counts = {"nfe": drawn.nfe + nfe, "products": drawn.products + products}
-    return replace(drawn, value=value, residual=residual, status=status, **counts)
+    value = torch.where(lost, torch.nan, density.value)
+    counts = {"nfe": density.nfe + nfe, "products": density.products + products}
+    return replace(density, value=value, residual=residual, status=status, **counts)
 
 
 def decoded(model: Model, plan: Plan, z: Tensor, at: Pushed) -> PlanDensity:

@@ -95,6 +95,6 @@ def _signs(count: int, level: float) -> float:
     from scipy.special import bdtr
 
     rarer = np.arange(count // 2, 0, -1)
-    held = 1.0 - 2.0 * bdtr(rarer - 1.0, count, 0.5)
-    enough = rarer[held >= 1.0 - SLACK / SAFE * (1.0 - level)]
+    coverage = 1.0 - 2.0 * bdtr(rarer - 1.0, count, 0.5)
+    enough = rarer[coverage >= 1.0 - SLACK / SAFE * (1.0 - level)]
     return float((count - 2 * (enough[0] if len(enough) else 0)) / count**0.5)

@@ -49,7 +49,7 @@ def check_width(levels: object, low: object, high: object, most: int | None = No
         )
 
 
-def told_statuses(status: Sequence[str]) -> str:
+def status_text(status: Sequence[str]) -> str:
     """How many samples failed and how, as "2 of 5 failed: 1 diverged, 1 max_calls"; empty where
     none did."""
     words = Counter(word for word in status if word != "ok")
@@ -136,7 +136,7 @@ class LogProb:
             numbers = getattr(self, name)
             if numbers is not None and len(numbers):
                 lines.append(f"  {name:<17}{_few(numbers)}")
-        failed = told_statuses(self.status)
+        failed = status_text(self.status)
         lines += [f"  {failed}"] if failed else []
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 

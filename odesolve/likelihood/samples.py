@@ -14,7 +14,7 @@ from odesolve.likelihood import dependence, ito
 from odesolve.likelihood.carried import Tick, carry
 from odesolve.likelihood.flow import normal_log_density
 from odesolve.likelihood.integral import standard_error
-from odesolve.likelihood.pilot import settle_on_plan, spent
+from odesolve.likelihood.pilot import choice_cost, settle_on_plan
 from odesolve.likelihood.plan_density import decoded, push
 from odesolve.likelihood.result import LogProb
 from odesolve.lowering.lower import lower
@@ -101,7 +101,7 @@ def _of_flow(
     value = prior + carried.change.mean(1)
     forward = getattr(estimator, "mode", None) == "forward"
     looked = int(dependence.of_model(model, _unit(model, plan, x), forward=forward))
-    calls, pulled = spent(probes)
+    calls, pulled = choice_cost(probes)
     costs = carried.nfe + looked + calls, carried.products + pulled
     stderr = standard_error(carried.change, probes)
     named = traces.name_of(estimator, probes)

@@ -291,10 +291,10 @@ class _Walk:
             self.spare += cells.popitem(last=False)[1].values()
         rise = rise and "rise" not in ends
         start = start and "start" not in ends
-        wanted = [name for name, want in (("rise", rise), ("start", start)) if want]
-        for name in wanted:
+        names = [name for name, want in (("rise", rise), ("start", start)) if want]
+        for name in names:
             ends[name] = self._memory()
-        outs = [ends[name] for name in wanted]
+        outs = [ends[name] for name in names]
         if outs and which:
             self._sum(outs, which, cell, rise, start)
         elif outs:

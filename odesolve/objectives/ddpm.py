@@ -22,7 +22,7 @@ from odesolve.likelihood.bounds import STEPS
 from odesolve.likelihood.result import check_width
 from odesolve.likelihood.vlb import Chain, Decoder, prior_loss
 from odesolve.model.model import Model
-from odesolve.objectives.draws import check_data, check_told, normal_for
+from odesolve.objectives.draws import check_data, check_network_times, normal_for
 from odesolve.objectives.matching import Matching, Terms
 from odesolve.objectives.times import Importance
 from odesolve.objectives.weights import Weight, weighed
@@ -122,7 +122,7 @@ class VariationalBound:
         rule = "uniform" if grid is None and steps == model.path.training_steps else grid
         self._points = model.path.points(plan_for(model, "ddpm", steps, rule, {}).grid)
         chain = _Terms(model, self._points, variance, self.decoder)
-        check_told(chain.t, model)
+        check_network_times(chain.t, model)
         self._chains = {torch.device("cpu"): chain}
         self.importance = Importance(self.count) if importance else None
 

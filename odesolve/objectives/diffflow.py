@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from odesolve.adjoint.memory import holding
 from odesolve.adjoint.pull import Sums, with_gradients
-from odesolve.adjoint.targets import Arguments, GradientTargets, wanted
+from odesolve.adjoint.targets import Arguments, GradientTargets, gradient_targets
 from odesolve.doors.annotations import takes
 from odesolve.doors.keywords import door
 from odesolve.doors.words import fits_call
@@ -145,9 +145,9 @@ class DiffFlow:
                 f"noise has shape {tuple(noise.shape)}: give {(self.steps, *x.shape)}, standard "
                 "normal numbers for every step"
             )
-        drawn: Noise = _Keyed(x, keys_for(x, generator)) if noise is None else noise.__getitem__
-        way = _Adjoint(self, drawn)
-        each = with_gradients(way, self._wanted(x, drawn), x) if self.adjoint else way.forward(x)[0]
+        z: Noise = _Keyed(x, keys_for(x, generator)) if noise is None else noise.__getitem__
+        way = _Adjoint(self, z)
+        each = with_gradients(way, self._targets(x, z), x) if self.adjoint else way.forward(x)[0]
         change = x.shape[1:].numel() * math.log(self.levels[-1] / self.levels[0])
         bound = each.detach() - way.spent + change
         return DiffFlowTerms(
@@ -188,12 +188,17 @@ class DiffFlow:
         check_shape(out, x)
         return out
 
-    def _wanted(self, x: Tensor, noise: Noise) -> GradientTargets:
+    def _targets(self, x: Tensor, noise: Noise) -> GradientTargets:
         nets = [net for net in (self.drift, self.score) if isinstance(net, nn.Module)]
         module = nn.ModuleList(nets) if len(nets) == 2 else None
-        held = [p for net in nets for p in net.parameters()]
-        return wanted(
-            module, lambda ys, args: self.step(0, ys[0], noise(0))[1], [x], (), self.params, held
+        parameters = [p for net in nets for p in net.parameters()]
+        return gradient_targets(
+            module,
+            lambda ys, args: self.step(0, ys[0], noise(0))[1],
+            [x],
+            (),
+            self.params,
+            parameters,
         )
 
     def backward_drift(self, t: Tensor, x: Tensor) -> Tensor:
@@ -292,7 +297,7 @@ class _Adjoint:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -300,7 +305,7 @@ class _Adjoint:
         again."""
         n = self.flow.steps
         length = math.isqrt(n - 1) + 1
-        starts = [kept[0].detach()]
+        starts = [extras[0].detach()]
         for first in range(0, n - length, length):
             starts.append(self._states(starts[-1], first, first + length)[-1])
         a: Tensor | None = None

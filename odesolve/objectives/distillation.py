@@ -22,7 +22,7 @@ from odesolve.objectives.draws import (
     can_look,
     check_data,
     check_finite,
-    check_told,
+    check_network_times,
     checked_times,
     column,
     mask_for,
@@ -189,7 +189,7 @@ class ProgressiveDistillation:
                 f"{given}: let it predict 'v', 'data' or 'velocity', or begin where alpha is not 0"
             )
         for model in (student, teacher):
-            check_told(torch.tensor(self.times[:-1], dtype=torch.float64), model)
+            check_network_times(torch.tensor(self.times[:-1], dtype=torch.float64), model)
 
     @property
     def student_times(self) -> tuple[float, ...]:
@@ -282,13 +282,13 @@ def halve(
 
     Raises OdesolveError where the steps cannot be halved that often.
     """
-    held = make(rule_of(times), teacher.path, steps, snap=teacher.snap)
+    points = make(rule_of(times), teacher.path, steps, snap=teacher.snap)
     stages = list[Stage]()
-    while len(stages) < rounds if rounds is not None else len(held) % 2 == 1 and len(held) > 1:
-        check_even(held)
-        teacher = fit(teacher, held)
-        held = held[::2]
-        stages.append(Stage(teacher, held))
+    while len(stages) < rounds if rounds is not None else len(points) % 2 == 1 and len(points) > 1:
+        check_even(points)
+        teacher = fit(teacher, points)
+        points = points[::2]
+        stages.append(Stage(teacher, points))
     return stages
 
 

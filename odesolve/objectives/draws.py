@@ -135,11 +135,11 @@ def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = No
         )
     elif bool((ends := (near == low) | (near == high)).any()):
         for each in (model,) if teacher is None else (model, teacher):
-            check_told(near[ends], each)
+            check_network_times(near[ends], each)
     return near.to(x.device)
 
 
-def check_told(t: Tensor, model: Model) -> None:
+def check_network_times(t: Tensor, model: Model) -> None:
     """Raise OdesolveError for times (n,) that are infinite as the network gets them, such as the
     logarithm of no noise."""
     check_finite(

@@ -62,8 +62,8 @@ def dropped(
     for name in share:
         if name not in cond:
             raise unknown("share", name, cond)
-    drawn = {name: _draw(batch, s, generator) for name, s in share.items()}
-    return {k: _without(k, v, null[k], drawn[k]) if k in drawn else v for k, v in cond.items()}
+    draws = {name: _draw(batch, s, generator) for name, s in share.items()}
+    return {k: _without(k, v, null[k], draws[k]) if k in draws else v for k, v in cond.items()}
 
 
 def _draw(batch: int, share: float, generator: torch.Generator | None) -> Tensor:

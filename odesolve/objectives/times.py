@@ -279,10 +279,10 @@ class Importance:
         differ."""
         saved = shaped(state, _Remembered, _DOOR)
         if saved.losses.shape != self.losses.shape:
-            held = tuple(saved.losses.shape)
+            theirs = tuple(saved.losses.shape)
             mine = tuple(self.losses.shape)
             raise OdesolveError(
-                f"the state is of (bins, history) = {held}, this law of {mine}: make it as it was"
+                f"the state is of (bins, history) = {theirs}, this law of {mine}: make it as it was"
             )
         for name, mine in (("losses", self.losses), ("seen", self.seen)):
             given = getattr(saved, name)

@@ -228,8 +228,8 @@ def _wants_gradients(f: Any, tensors: Sequence[Any]) -> bool | None:
     parameters that we cannot see."""
     if not torch.is_grad_enabled():
         return False
-    held = [*tensors, *(f.parameters() if isinstance(f, torch.nn.Module) else ())]
-    if any(isinstance(x, Tensor) and x.requires_grad for x in held):
+    leaves = [*tensors, *(f.parameters() if isinstance(f, torch.nn.Module) else ())]
+    if any(isinstance(x, Tensor) and x.requires_grad for x in leaves):
         return True
     return None
 

@@ -99,17 +99,17 @@ class Factored:
         t: Tensor,
         y: Tensor,
         s: Tensor,
-        wanted: Tensor,
+        renew: Tensor,
         spent: Tensor,
         force: bool = False,
     ) -> bool:
-        """New Jacobians at (t, y), t (B,), and factors, for the samples where ``wanted`` and for
+        """New Jacobians at (t, y), t (B,), and factors, for the samples where ``renew`` and for
         those without factors or with factors for another s.
 
         Only ``force`` renews a Jacobian of the current step. Returns whether anything can be
         renewed."""
-        wanted = (wanted | (self.shift == 0)) & (~self.fresh | force) & (s != 0)
-        index = wanted.nonzero().flatten()
+        renew = (renew | (self.shift == 0)) & (~self.fresh | force) & (s != 0)
+        index = renew.nonzero().flatten()
         if len(index):
             drift = self.jacobian.drift
             args = drift.args_of(self.rows[index])
@@ -117,7 +117,7 @@ class Factored:
             self.j[index] = self.jacobian.matrix(time, y[index], args)
             self.fresh[index] = True
             spent[index] += self.j.shape[1]
-        factor = wanted | ((s / self.shift - 1).abs() > DRIFTED) & (s != 0)
+        factor = renew | ((s / self.shift - 1).abs() > DRIFTED) & (s != 0)
         index = factor.nonzero().flatten()
         if len(index):
             eye = torch.eye(self.j.shape[1], dtype=y.dtype, device=y.device)
@@ -167,7 +167,7 @@ class Krylov:
         t: Tensor,
         y: Tensor,
         s: Tensor,
-        wanted: Tensor,
+        renew: Tensor,
         spent: Tensor,
         force: bool = False,
     ) -> bool:

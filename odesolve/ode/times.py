@@ -81,8 +81,8 @@ def check_resolved(times: Times, dtype: torch.dtype, steps: int = 1) -> None:
     largest = given.abs().amax(0).reshape(-1)
     span = (given[-1] - given[0]).abs().reshape(-1)
     if float(largest.max()) > torch.finfo(dtype).max:
-        held = f"t reaches {float(largest.max()):g}, which {dtype} does not hold"
-        raise OdesolveError(f"{held}: give y0 in float64, or time in larger units")
+        problem = f"t reaches {float(largest.max()):g}, which {dtype} does not hold"
+        raise OdesolveError(f"{problem}: give y0 in float64, or time in larger units")
     short = span < SPAN * steps * RESOLUTION * largest
     if bool(short.any()):
         size = float(span[short][0])

@@ -161,10 +161,10 @@ class StepWatch:
         for event, kept_so_far, z, t in zip(
             self.events, self.crossings, crossings, times, strict=True
         ):
-            kept = way[z.rows] * t <= (way * reached)[z.rows]
-            rows = z.rows[kept]
-            t = t[kept]
-            y = evaluate(piece.coefficients[:, rows], z.theta[kept])
+            mask = way[z.rows] * t <= (way * reached)[z.rows]
+            rows = z.rows[mask]
+            t = t[mask]
+            y = evaluate(piece.coefficients[:, rows], z.theta[mask])
             kept_so_far.append((piece.rows[rows], t, y))
             if event.terminal:
                 met[rows], states[rows] = True, y
@@ -200,8 +200,8 @@ class StepWatch:
         crossings, limits = zeros(value, before, after, limits)
         self.values[i][piece.rows] = after
         self.limits[i][:, piece.rows] = limits
-        wanted = crossings.rising if event.direction > 0 else ~crossings.rising
-        return crossings if event.direction == 0 else crossings.of(wanted)
+        mask = crossings.rising if event.direction > 0 else ~crossings.rising
+        return crossings if event.direction == 0 else crossings.of(mask)
 
     def _along(
         self,

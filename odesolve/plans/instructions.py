@@ -338,7 +338,7 @@ def _sum_text(terms: Iterable[tuple[str, float]]) -> str:
 
 
 def _function_text(_: int, i: Apply) -> list[tuple[str, str]]:
-    drawn = [] if i.stream is None else [noise_name(i.stream)]
+    draws = [] if i.stream is None else [noise_name(i.stream)]
     numbers = [f"{v:.6g}" for v in i.given]
-    arguments = ", ".join([i.input, *i.others, *drawn, *numbers])
+    arguments = ", ".join([i.input, *i.others, *draws, *numbers])
     return [(i.output, f"{i.fn}({arguments}, t={i.t:.6g})")]

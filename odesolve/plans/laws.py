@@ -64,10 +64,10 @@ class _PathLaw:
     def state(self, t: float) -> tuple[float, float]:
         return self._at[t]
 
-    def with_noise(self, got: Sized, drawn: Mapping[str, float]) -> Sized:
+    def with_noise(self, got: Sized, draws: Mapping[str, float]) -> Sized:
         """The standard deviation of the start noise and of independent draws together."""
         mean, (b, size) = got
-        return [mean, (math.hypot(b, *drawn.values()), size + math.hypot(*drawn.values()))]
+        return [mean, (math.hypot(b, *draws.values()), size + math.hypot(*draws.values()))]
 
 
 class _ClockLaw:
@@ -78,7 +78,7 @@ class _ClockLaw:
     def state(self, t: float) -> tuple[float, float]:
         return (1.0, t)
 
-    def with_noise(self, got: Sized, drawn: Mapping[str, float]) -> Sized:
+    def with_noise(self, got: Sized, draws: Mapping[str, float]) -> Sized:
         """Exactness for a constant drift says nothing about noise."""
         return got
 
@@ -116,16 +116,16 @@ class _Check:
         columns = [self.known.get(n, _NO_MEAN) for n in i.inputs]
         for output, row in zip(i.outputs, i.weights, strict=True):
             value = _weighted(row, columns)
-            drawn = _draw_coefficients(row, i.inputs, self.noises) if self.noisy else {}
-            if len(drawn) > MOST * (self.steps + 1):
+            draws = _draw_coefficients(row, i.inputs, self.noises) if self.noisy else {}
+            if len(draws) > MOST * (self.steps + 1):
                 raise PlanError(
-                    f"{output.name!r} carries {len(drawn)} draws of noise over {self.steps} steps"
+                    f"{output.name!r} carries {len(draws)} draws of noise over {self.steps} steps"
                 )
             self.known[output.name] = value
-            self.noises[output.name] = drawn
-            self._compare(output, value, drawn)
+            self.noises[output.name] = draws
+            self._compare(output, value, draws)
 
-    def _compare(self, output: Output, value: Sized, drawn: Mapping[str, float]) -> None:
+    def _compare(self, output: Output, value: Sized, draws: Mapping[str, float]) -> None:
         """Compare an output with its exact value. A state that ends a step counts as exact from
         there on, so that the error of one step does not count in the next."""
         if output.guess:
@@ -134,7 +134,7 @@ class _Check:
         if output.time is None:
             return
         want = self.law.state(output.time)
-        value = self.law.with_noise(value, drawn) if drawn else value
+        value = self.law.with_noise(value, draws) if draws else value
         self.worst = max([self.worst, *_errors(value, want)])
         if output.name in self.finished:
             self.known[output.name] = _exact(want)

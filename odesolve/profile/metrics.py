@@ -62,11 +62,11 @@ class Comparison:
         """Errors of end points of the reference's shape."""
         flat = _flat(x)
         square = (flat - self.reference).square().mean(1)
-        kept = square.sort().values[: max(1, math.floor((1 - TRIMMED) * len(square)))]
+        best = square.sort().values[: max(1, math.floor((1 - TRIMMED) * len(square)))]
         gap = (flat @ self.directions).sort(0).values - self.projected
         return Errors(
             rmse=_root_mean(square),
-            trimmed=_root_mean(kept),
+            trimmed=_root_mean(best),
             median=float(square.sqrt().median()),
             worst=float(square.max().sqrt()),
             sliced=_root_mean(gap.square()),

@@ -78,16 +78,16 @@ def certified(
     otherwise float32. Raises Diverged if no solve is finite.
     """
     best: Reference | None = None
-    spent = 0
+    total = 0
     size = FIRST
     while True:
         fine, coarse, how, calls = _pair(model, noise, size, tick)
-        spent += calls
+        total += calls
         if bool(torch.isfinite(fine).all() and torch.isfinite(coarse).all()):
             gap = Comparison(fine)(coarse)
             agreed = gap.rmse <= tolerance * float(fine.double().square().mean().sqrt())
             candidate = Reference(
-                fine, Certificate(gap.rmse, gap.median, gap.worst, spent, agreed, how)
+                fine, Certificate(gap.rmse, gap.median, gap.worst, total, agreed, how)
             )
             best = candidate if best is None or gap.rmse < best.certificate.rms else best
             if agreed:

@@ -112,12 +112,12 @@ def rich_table(
     rows = shown(profile, limit, metric)
     body = [dict(zip(HEAD, cells(r, front), strict=True)) for r in rows]
     widths = {h: max([len(h), *(len(line[h]) for line in body)]) for h in HEAD if h != "flags"}
-    kept = [h for h in HEAD if h != "flags" or any(line[h] for line in body)]
+    columns = [h for h in HEAD if h != "flags" or any(line[h] for line in body)]
     for name in SPARE:
-        if sum(widths.get(h, 10) + 2 for h in kept) > width and name in kept:
-            kept.remove(name)
+        if sum(widths.get(h, 10) + 2 for h in columns) > width and name in columns:
+            columns.remove(name)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for name in kept:
+    for name in columns:
         table.add_column(
             name, justify="right" if name in NUMBERS else "left", no_wrap=name != "flags"
         )
@@ -125,7 +125,7 @@ def rich_table(
         if k and row.nfe != rows[k - 1].nfe:
             table.add_row()
         style = "bold" if row in front else "dim" if row.flags or not row.ok else ""
-        table.add_row(*(line[h] for h in kept), style=style)
+        table.add_row(*(line[h] for h in columns), style=style)
     return table
 
 

@@ -298,7 +298,7 @@ class Profile:
         )
         with uncollected():
             body = shaped(parsed(given, door), _ProfileFile, door)
-            rows = [_row(held) for held in body.rows]
+            rows = [_row(row) for row in body.rows]
         parallel = [Parallel(**asdict(p)) for p in body.parallel]
         certificate = Certificate(**asdict(body.certificate))
         return cls(rows, certificate, body.rounding, body.problem, parallel=parallel)
@@ -376,12 +376,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _row(held: _ProfileRow) -> Row:
+def _row(row: _ProfileRow) -> Row:
     """A row, its missing errors NaN; its fields are those of the file, in their order."""
     for k in METRICS[:-1]:
-        if getattr(held, k) is None:
-            setattr(held, k, math.nan)
-    return Row(*astuple(held))
+        if getattr(row, k) is None:
+            setattr(row, k, math.nan)
+    return Row(*astuple(row))
 
 
 def _mean_log(rows: Sequence[Row], metric: str, floor: float, budgets: set[int]) -> float:

@@ -89,8 +89,8 @@ class Cursor:
         """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError for any
         other value, and for another plan."""
         state_saved = shaped(saved, Saved, SAVED, texts=True)
-        kept = (program.plan.to_json(), program.observe, program.stats)
-        if (state_saved.plan, state_saved.observe, state_saved.stats) != kept:
+        expected = (program.plan.to_json(), program.observe, program.stats)
+        if (state_saved.plan, state_saved.observe, state_saved.stats) != expected:
             raise OdesolveError(
                 "this cursor was saved from another plan: lower the plan in saved['plan'], as "
                 "ode.resume does"

@@ -123,7 +123,7 @@ class StepBlocks:
                 outputs = next(answers)
                 self.tally.evaluations[lane.rows] += 1
                 active[lane.rows] = True
-            if lane.cursor is self.fine.cursor and not lane.made:
+            if lane.cursor is self.fine.cursor and not lane.index:
                 outputs = self._headed(lane, visit, n, outputs)
             self._go_on(lane, visit, n, outputs)
         self.tally.sample_rounds += active
@@ -138,17 +138,17 @@ class StepBlocks:
     ) -> list[Tensor] | None:
         """After the first call of a block: the coarse solve, and a lane for only those samples that
         are solved again."""
-        if outputs is not None and (self.coarse is None or self.fine.kept[n + 1]):
+        if outputs is not None and (self.coarse is None or self.fine.others[n + 1]):
             visit.guessed(self._leaving(lane.extrapolation(outputs, self.model), n), lane.rows)
         if self.coarse is None:
             visit.settle()
         elif self._shared(n):
             self._go_on(self._beside(lane.rows, visit, n), visit, n, outputs)
-        kept = visit.far[lane.rows]
-        lane.keep(kept)
+        mask = visit.far[lane.rows]
+        lane.keep(mask)
         if outputs is None:
             return None
-        return [o[kept.to(o.device)] for o in outputs]
+        return [o[mask.to(o.device)] for o in outputs]
 
     def _go_on(self, lane: Lane, visit: BlockVisit, n: int, outputs: list[Tensor] | None) -> None:
         """Take a lane past its call; at the end of block n its visit gets the result."""

@@ -63,8 +63,8 @@ def settings_of(executor: object) -> dict[str, Any]:
     executor would change through use."""
     if isinstance(executor, Described):
         return dict(executor.settings())
-    held = getattr(executor, "__dict__", {})
-    return {k: held[k] for k in inspect.signature(type(executor)).parameters if k in held}
+    own = getattr(executor, "__dict__", {})
+    return {k: own[k] for k in inspect.signature(type(executor)).parameters if k in own}
 
 
 class Latest(Generic[T]):

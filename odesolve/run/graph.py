@@ -165,7 +165,7 @@ class Graph:
         self._codes.copy_(table.codes, non_blocking=True)
         # Call k is answered by row k + 1, and the step reads its time by the row it is about to
         # run.
-        times = model.times_for(program.asked, self.like)
+        times = model.times_for(program.call_times, self.like)
         if self._times.dim() > times[0].dim() + 1:  # a plan of single times on a network of two
             times = [torch.stack([t, t], 1) for t in times]
         self._times[1 : len(times) + 1] = torch.stack(times)

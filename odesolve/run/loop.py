@@ -108,7 +108,7 @@ def _loop(
     program = cursor.program
     slots = list(cursor.slots)
     position = cursor.position
-    times = model.times_for(program.asked, cursor.state)
+    times = model.times_for(program.call_times, cursor.state)
     functions = model.functions
     evaluate = model.evaluate
     while position < len(program.ops):
@@ -131,7 +131,7 @@ def iterate(cursor: Cursor, model: NetworkCalls) -> Iterator[Step]:
     for p in range(0 if not begun else cursor.position, cursor.position):
         if p in marks:  # a first step that took no call, see afs
             yield _step(marks[p], cursor)
-    times = model.times_for(program.asked, cursor.state) if not cursor.done else []
+    times = model.times_for(program.call_times, cursor.state) if not cursor.done else []
     while not cursor.done:
         call = cursor.call
         with torch.no_grad():

@@ -55,7 +55,7 @@ def part(
     inputs = [h.input for h in heads]
     result = program.result
     others = carried(program, first)
-    times = model.times_for(program.asked, x)
+    times = model.times_for(program.call_times, x)
     return Part(cursor, times, calls, [*states, result], [*inputs, result], [*others, set()])
 
 

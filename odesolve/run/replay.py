@@ -64,7 +64,7 @@ class Replay:
         self.positions = program.call_positions
         self.size = min(given.size or self.n, self.n)
         self.cursor = begin(program, x, model.dtype, model.functions, keys=keys)
-        self.times = model.times_for(program.asked, x)
+        self.times = model.times_for(program.call_times, x)
         self.visits: dict[int, ReplayVisit] = {}
         self.origin = 0
         self.slots: list[Tensor | None] = list(self.cursor.slots)
@@ -107,7 +107,7 @@ class Replay:
     def _evaluate(self) -> None:
         """Call the network wherever the state is not the one it was called with, all calls of one
         kind in one batch."""
-        wanted: list[tuple[ReplayVisit, Tensor]] = []
+        targets: list[tuple[ReplayVisit, Tensor]] = []
         requests = []
         first = self.tally.rounds == 0
         for k in self.window:
@@ -121,14 +121,14 @@ class Replay:
                 assert state is not None
                 assert given is not None
                 rows = rows.to(state.device)
-                wanted.append((visit, rows))
+                targets.append((visit, rows))
                 requests.append(
                     Request(
                         visit.call.branches, rows, given[rows], state[rows], self.times[k][rows]
                     )
                 )
         for (visit, rows), outputs in zip(
-            wanted, answered(self.model, self.batch, requests), strict=True
+            targets, answered(self.model, self.batch, requests), strict=True
         ):
             self._learn(visit, rows, outputs)
             self.tally.evaluations[rows.cpu()] += 1
@@ -149,11 +149,11 @@ class Replay:
         )
         inner(square, dx, dx)
         tells = visit.known.to(x.device)[rows] & (square > 0)
-        for held, slope, out in zip(visit.outputs, visit.slopes, outputs, strict=True):
+        for answer, slope, out in zip(visit.outputs, visit.slopes, outputs, strict=True):
             if self.given.acceleration is not None:
-                inner(product, dx, (out - held[rows]).to(dx.dtype))
+                inner(product, dx, (out - answer[rows]).to(dx.dtype))
                 slope[rows] = torch.where(tells, product / square.clamp_min(1e-300), slope[rows])
-            held[rows] = out
+            answer[rows] = out
         visit.at[rows] = x
         visit.known[rows.cpu()] = True
 
@@ -190,13 +190,13 @@ class Replay:
                 return latest
             return [state * 0.0 for _ in visit.call.outputs]
         out = []
-        for held, slope in zip(visit.outputs, visit.slopes, strict=True):
+        for answer, slope in zip(visit.outputs, visit.slopes, strict=True):
             weights = torch.stack([torch.zeros_like(slope), slope, -slope], 1)[:, None]
             out += combined(
-                [held, state, visit.at],
+                [answer, state, visit.at],
                 weights,
                 [0],
-                dtypes=[torch.promote_types(held.dtype, state.dtype)],
+                dtypes=[torch.promote_types(answer.dtype, state.dtype)],
             )
         return out
 

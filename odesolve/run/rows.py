@@ -41,8 +41,8 @@ def answered(model: Any, batch: int, requests: Sequence[Request]) -> list[list[T
         outputs = model.rows(rows, batch).evaluate(inputs, states, times, branches)
         sizes = [len(r.rows) for r in joined]
         # the next call may overwrite them
-        kept = outputs if len(kinds) == 1 else [o.clone() for o in outputs]
-        for n, *parts in zip(members, *(o.split(sizes) for o in kept), strict=True):
+        copies = outputs if len(kinds) == 1 else [o.clone() for o in outputs]
+        for n, *parts in zip(members, *(o.split(sizes) for o in copies), strict=True):
             out[n] = parts
     return out
 

@@ -57,10 +57,10 @@ def _check_slots(program: Program, saved: Saved) -> None:
             )
         if not value.is_floating_point() or value.layout != torch.strided:
             raise SAVED.refuse(f"slots[{i}] is {short(value)}: expected a dense tensor of floats")
-    wanted = {"state": (main, state)}
+    states = {"state": (main, state)}
     if call is not None and call.input != call.state:
-        wanted["input"] = (saved.slots[call.input], network)
-    for name, (value, dtype) in wanted.items():
+        states["input"] = (saved.slots[call.input], network)
+    for name, (value, dtype) in states.items():
         if value.dtype != dtype:
             raise SAVED.refuse(f"the {name} is {short(value)}: expected {dtype}, as dtypes say")
 

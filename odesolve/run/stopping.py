@@ -49,7 +49,7 @@ class Stopping:
         self.stride = torch.full_like(origin, stride or coarsest(windows.size))
         self.tries = torch.zeros_like(origin)
 
-    def wanted(self) -> Tensor:
+    def due_calls(self) -> Tensor:
         """Calls that are evaluated this round (W, B): those on the sample's stride that are new or
         have moved, and the first that is not sure."""
         windows = self.windows

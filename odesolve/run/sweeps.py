@@ -146,7 +146,7 @@ class Sweeps:
         """Call the network wherever this round evaluates it, and take the slope of its answers
         since the last time."""
         windows = self.windows
-        p, b = self.stopping.wanted().nonzero(as_tuple=True)
+        p, b = self.stopping.due_calls().nonzero(as_tuple=True)
         x = windows.x[p, b]
         answer = self.answers(x, windows.place.step[p, b], b)
         if self.given.acceleration == "secant":

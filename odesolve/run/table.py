@@ -143,9 +143,9 @@ def _write_row(
     columns: Sequence[int],
     layout: Layout,
 ) -> None:
-    drawn = range(layout.ins, layout.ins + len(block.streams))
+    noise_columns = range(layout.ins, layout.ins + len(block.streams))
     for out, row, base in zip(rows, block.weights, block.base, strict=True):
-        for column, weight in zip([*columns, *drawn], row, strict=True):
+        for column, weight in zip([*columns, *noise_columns], row, strict=True):
             weights[out, column] += weight
         codes[out] = columns[base] if base >= 0 else NO_BASE
     for j, stream in enumerate(block.streams):

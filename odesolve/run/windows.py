@@ -115,11 +115,11 @@ class Windows:
         share = torch.where(between, (p - low) / (high - low).clamp_min(1), 0.0).double()
         high = torch.where(between, high, low)
         weights = torch.stack([1.0 - share, share], 1)[:, None]
-        for held, first in ((self.answer, self.past), (self.at, 0)):
-            out = held[first + p, b]
-            ends = [held[first + low, b], held[first + high, b]]
+        for values, first in ((self.answer, self.past), (self.at, 0)):
+            out = values[first + p, b]
+            ends = [values[first + low, b], values[first + high, b]]
             combine([out], ends, weights, [-1])
-            held[first + p, b] = out
+            values[first + p, b] = out
         slope = (1.0 - share) * self.slope[low, b] + share * self.slope[high, b]
         self.slope[p, b] = torch.where(high > low, slope, 0.0)
 
@@ -204,6 +204,6 @@ class Windows:
             self.noise = self._gather(self.noise, by)
         return new
 
-    def _gather(self, held: Tensor, by: Tensor) -> Tensor:
-        place = torch.arange(len(held), device=by.device)[:, None] + by
-        return held[place.clamp_max(len(held) - 1), self.sample.expand_as(place)]
+    def _gather(self, values: Tensor, by: Tensor) -> Tensor:
+        place = torch.arange(len(values), device=by.device)[:, None] + by
+        return values[place.clamp_max(len(values) - 1), self.sample.expand_as(place)]

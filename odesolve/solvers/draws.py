@@ -124,6 +124,6 @@ def _clock_share(s: Point, t: Point, end: Point, rate: float) -> float:
 def _unit(streams: np.ndarray, weights: np.ndarray) -> LinearForm:
     """The sum of one row of draws, scaled to unit variance."""
     pairs = zip(streams[0].tolist(), weights[0].tolist(), strict=True)
-    drawn = {k: w for k, w in pairs if w != 0.0}
-    scale = 1.0 / math.sqrt(math.fsum(w * w for w in drawn.values()))
-    return LinearForm({noise_name(k): w * scale for k, w in drawn.items()})
+    nonzero = {k: w for k, w in pairs if w != 0.0}
+    scale = 1.0 / math.sqrt(math.fsum(w * w for w in nonzero.values()))
+    return LinearForm({noise_name(k): w * scale for k, w in nonzero.items()})

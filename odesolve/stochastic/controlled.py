@@ -72,11 +72,11 @@ class AdditiveAttempts:
     def _increments(self, t: Tensor, h: Tensor) -> tuple[Combination, Combination | None]:
         """The increment of the path over the steps, and its area where the solver takes it."""
         eq = self.eq
-        drawn = self.path(t, t + h, area=self.solver.area)
-        if isinstance(drawn, tuple):
-            w, a = drawn
+        increment = self.path(t, t + h, area=self.solver.area)
+        if isinstance(increment, tuple):
+            w, a = increment
             return eq.increment(w), eq.increment(a)
-        return eq.increment(drawn), None
+        return eq.increment(increment), None
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The states of the running samples, or of those in ``index``."""

@@ -113,14 +113,14 @@ class Workspace:
         norm: ErrorNorm | None = None,
     ) -> None:
         """Write a value, and the norm of an error, which may combine more tensors."""
-        held = dict(x.terms)
+        terms = dict(x.terms)
         streams = list(x.streams)
         if error is not None:
-            held.update(
-                {key: (given, 0.0) for key, (given, _) in error.terms.items() if key not in held}
+            terms.update(
+                {key: (given, 0.0) for key, (given, _) in error.terms.items() if key not in terms}
             )
-        ins = [given for given, _ in held.values()]
-        rows = [[c for _, c in held.values()] + list(x.streams.values())]
+        ins = [given for given, _ in terms.values()]
+        rows = [[c for _, c in terms.values()] + list(x.streams.values())]
         base = -1
         if error is not None:
             rows.append(

@@ -48,9 +48,9 @@ class Auto:
         pairs = self.products // 2
         if dim <= AFFORDABLE * self.products:
             return Exact().begin(like, keys)
-        drawn = waves(like, keys, pairs), frames(like, keys, pairs) / dim**0.5
+        vectors = waves(like, keys, pairs), frames(like, keys, pairs) / dim**0.5
         chosen = torch.full((len(like),), UNKNOWN, dtype=torch.int8, device=like.device)
-        return AutoProbes(*drawn, keys, chosen, torch.arange(len(like), device=like.device))
+        return AutoProbes(*vectors, keys, chosen, torch.arange(len(like), device=like.device))
 
 
 UNKNOWN = -1
@@ -100,8 +100,8 @@ class AutoProbes:
         """The probes of these samples."""
         if self._settled is not None:
             return self._settled.rows(index)
-        drawn = self.z[:, index], self.frame[:, index], self.keys[index]
-        return AutoProbes(*drawn, self.chosen, self.index[index])
+        vectors = self.z[:, index], self.frame[:, index], self.keys[index]
+        return AutoProbes(*vectors, self.chosen, self.index[index])
 
     def pilot(self) -> Pilot:
         """A pilot that has seen no state yet, with its own random vectors."""

@@ -28,7 +28,7 @@ class Attainable:
         centred = (self.others - self.mean) / math.sqrt(len(self.others))
         _, values, self.axes = torch.linalg.svd(centred, full_matrices=False)
         self.along = values.square()
-        self._kept: dict[float, tuple[float, float, float]] = {}
+        self._cache: dict[float, tuple[float, float, float]] = {}
 
     def best(self, rho: float) -> float:
         """The least error of all estimators at this noise to signal ratio."""
@@ -43,7 +43,7 @@ class Attainable:
         return self._errors(rho)[2]
 
     def _errors(self, rho: float) -> tuple[float, float, float]:
-        if rho not in self._kept:
+        if rho not in self._cache:
             noisy = self.rows + rho * self.noise
             centred = noisy - self.mean
             scalar = self._off(self.mean + centred * self.variance / (self.variance + rho**2))
@@ -54,8 +54,8 @@ class Attainable:
                 self._off(self.mean + along @ self.axes),
             ]
             affine = min(tried)
-            self._kept[rho] = min(affine, self._off(self._posterior(noisy, rho))), scalar, affine
-        return self._kept[rho]
+            self._cache[rho] = min(affine, self._off(self._posterior(noisy, rho))), scalar, affine
+        return self._cache[rho]
 
     def _off(self, estimate: Tensor) -> float:
         return float((estimate - self.rows).square().mean())

@@ -95,7 +95,7 @@ class Denoising:
         self.without = Attainable(rows.flatten(1), others.flatten(1), self.noise.flatten(1))
         deviation = math.sqrt(self.without.variance)
         self.levels = [share * deviation for share in LEVELS]
-        self._asked: dict[tuple[Wiring, float], DenoisingTask] = {}
+        self._tasks: dict[tuple[Wiring, float], DenoisingTask] = {}
         self._answers: dict[tuple[str, str, str], Answer | None] = {}
 
     def fit(self, wiring: Wiring, levels: int | None = None) -> Fit | None:
@@ -147,9 +147,9 @@ class Denoising:
     def _at(self, question: Wiring, level: float) -> DenoisingTask:
         """A question at a level, or as near to it as its path goes."""
         key = question, level
-        if key not in self._asked:
-            self._asked[key] = self._placed(question, level)
-        return self._asked[key]
+        if key not in self._tasks:
+            self._tasks[key] = self._placed(question, level)
+        return self._tasks[key]
 
     def _placed(self, question: Wiring, level: float) -> DenoisingTask:
         reader = question.applied(self.model)

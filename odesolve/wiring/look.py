@@ -271,10 +271,10 @@ def _answering(model: Model, x: Tensor) -> tuple[Tensor, list[Finding]]:
                 f"{tuple(x.shape[1:])}"
             )
             return other, [Finding("layout", "wrong", says, typed)]
-    for name, held in model.cond.items():
-        if isinstance(held, Tensor) and held.dim() and len(held) not in (1, len(x)):
+    for name, value in model.cond.items():
+        if isinstance(value, Tensor) and value.dim() and len(value) not in (1, len(x)):
             raise OdesolveError(
-                f"the condition {name!r} holds {len(held)} for {len(x)} samples of data: give one "
+                f"the condition {name!r} holds {len(value)} for {len(x)} samples of data: give one "
                 "a sample"
             )
     given = f"data of shape {tuple(x.shape)}, as net(x, t) with t of shape ({len(x)},)"

@@ -67,12 +67,12 @@ class ReadingSearch:
             if self.tick is not None:
                 self.tick()
         lowest = min((excess for excess, _ in errors), default=0.0)
-        kept = [
+        finalists = [
             q
             for excess, q in errors
             if excess <= lowest + KEPT or q == self.declared.same_question()
         ]
-        for question in kept:
+        for question in finalists:
             self.fits += [fit for w in answers(question) if (fit := self.denoising.fit(w))]
         self.fits.sort(key=lambda fit: fit.excess)
 

@@ -246,8 +246,8 @@ def _levels(probe: _SchedulerProbe, net: _Network) -> tuple[list[float] | None, 
 
 
 def _nearest(listed: list[float], scales: list[float]) -> list[float]:
-    wanted = [math.sqrt(max(1.0 / c**2 - 1.0, 0.0)) for c in scales]
-    return [min(listed, key=lambda s: abs(s - w)) for w in wanted]
+    targets = [math.sqrt(max(1.0 / c**2 - 1.0, 0.0)) for c in scales]
+    return [min(listed, key=lambda s: abs(s - w)) for w in targets]
 
 
 def _on_path(levels: list[float], net: _Network) -> list[float]:
@@ -318,13 +318,13 @@ def _end(net: _Network, matrix: Tensor, times: list[float]) -> float:
     points = net.path.points(times)
     rows = net.path.rows(torch.tensor(times, dtype=torch.float64), net.predicts)
     c0, c1, scale = (c.tolist() for c in rows)
-    kept = noise = size = 0.0
+    signal = noise = size = 0.0
     for j, p in enumerate(points):
         a = float(matrix[-1, 2 * j])
         b = float(matrix[-1, 2 * j + 1]) * net.sign / scale[j]
-        kept += a * p.alpha + b * c0[j]
+        signal += a * p.alpha + b * c0[j]
         noise += a * p.sigma + b * c1[j]
         size += abs(a * p.sigma) + abs(b * c1[j])
     if noise <= 64 * ROUNDING * size:
         return net.path.t_data
-    return float(net.path.t_of_rho(noise / kept))
+    return float(net.path.t_of_rho(noise / signal))

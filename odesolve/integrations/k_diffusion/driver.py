@@ -188,20 +188,20 @@ class SampledNoise:
         self.sigmas = sigmas
         self.index = {t: i for i, t in enumerate(levels)}
         self.left = Counter(s for op in ready.program.ops for s in op.draws)
-        self.kept: dict[int, Any] = {}
+        self.noises: dict[int, Any] = {}
 
     def __call__(self, stream: int) -> Any:
-        if stream not in self.kept:
+        if stream not in self.noises:
             if stream not in self.ready.intervals:
                 solver = self.ready.program.plan.solver
                 raise OdesolveError(
                     f"{solver} needs more of a path than its increments: leave noise_sampler= out"
                 )
-            self.kept[stream] = self.sampler(*map(self._level, self.ready.intervals[stream]))
+            self.noises[stream] = self.sampler(*map(self._level, self.ready.intervals[stream]))
         self.left[stream] -= 1
         if self.left[stream]:
-            return self.kept[stream]
-        return self.kept.pop(stream)
+            return self.noises[stream]
+        return self.noises.pop(stream)
 
     def _level(self, t: float) -> Tensor:
         if t in self.index:

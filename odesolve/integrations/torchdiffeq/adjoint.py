@@ -86,7 +86,7 @@ def odeint_adjoint(
     return _solve(problem, way, GradientTargets((), (), params, False))
 
 
-def _solve(problem: OdeintProblem, way: _Back, wanted: GradientTargets) -> Any:
+def _solve(problem: OdeintProblem, way: _Back, targets: GradientTargets) -> Any:
     t = problem.t
     times = problem.t.detach().cpu().double().tolist()
     with torch.no_grad():
@@ -97,7 +97,7 @@ def _solve(problem: OdeintProblem, way: _Back, wanted: GradientTargets) -> Any:
     way.times = times
     timed = t.requires_grad
     mode = Continuous(lambda y0: outcome.y, way.slope, times, way.back, timed)
-    states = problem.opened(with_gradients(mode, wanted, problem.start, t if timed else None))
+    states = problem.opened(with_gradients(mode, targets, problem.start, t if timed else None))
     if problem.event_fn is None:
         return states
     return with_event_time(problem.func, problem.event_fn, t[1].detach(), states)
@@ -176,7 +176,7 @@ class _Back:
                 outcome.status,
                 y,
                 t_end,
-                outcome.made,
+                outcome.count,
                 f"It was solving the adjoint equation. {outcome.why}",
             )
         return outcome
@@ -208,6 +208,6 @@ def _parameters(func: Any) -> list[Tensor]:
     """Parameters of a module; in DataParallel's replicas they are plain attributes."""
     params: list[Tensor] = list(func.parameters())
     if not params and getattr(func, "_is_replica", False):
-        held = (x for m in func.modules() for x in vars(m).values())
-        params = [x for x in held if isinstance(x, Tensor) and x.requires_grad]
+        attributes = (x for m in func.modules() for x in vars(m).values())
+        params = [x for x in attributes if isinstance(x, Tensor) and x.requires_grad]
     return params

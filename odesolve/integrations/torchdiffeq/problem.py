@@ -140,7 +140,7 @@ class OdeintProblem:
         """Raise ``Failed`` where a solve did not arrive."""
         if not outcome.ok:
             raise Failed(
-                outcome.status, self.form.open(outcome.last), outcome.t, outcome.made, outcome.why
+                outcome.status, self.form.open(outcome.last), outcome.t, outcome.count, outcome.why
             )
 
 

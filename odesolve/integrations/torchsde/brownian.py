@@ -162,10 +162,10 @@ class BrownianInterval(BaseBrownian):
         """Increment and area of the unconditioned path; the two parts of complex ones have half the
         variance each."""
         areas = self.levy_area_approximation != "none"
-        drawn: Any = self._path(a, b, area=True) if areas else (self._path(a, b), None)
+        pair: Any = self._path(a, b, area=True) if areas else (self._path(a, b), None)
         if not self.dtype.is_complex:
-            return drawn
-        w, h = drawn
+            return pair
+        w, h = pair
         return numbers(0.5**0.5 * w), None if h is None else numbers(0.5**0.5 * h)
 
     def _bent(self, a: float, b: float, w: Any, h: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -108,7 +108,7 @@ class ImplicitRungeKutta:
     def __init__(self, tableau: ImplicitTableau, iterations: int = 100):
         self.tableau = tableau
         self.iterations = iterations
-        self.kept: tuple[float, Factors] | None = None  # of the last step, and its length
+        self.latest: tuple[float, Factors] | None = None  # of the last step, and its length
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
         """(state after the step, f at the beginning)."""
@@ -156,7 +156,7 @@ class ImplicitRungeKutta:
         blocks = blocks.view(stages, n, stages, n)
         blocks = blocks - h * torch.einsum("ij,ipq->ipjq", a, j)
         lu, pivots = torch.linalg.lu_factor(blocks.reshape(stages * n, stages * n))
-        self.kept = (h, (lu, pivots))
+        self.latest = (h, (lu, pivots))
         return lu, pivots
 
     @torch.no_grad()
@@ -165,12 +165,9 @@ class ImplicitRungeKutta:
         k = f0.expand(len(self.tableau.c), *f0.shape).clone()
         eps = torch.finfo(y.dtype).eps
         last = math.inf
-        same = self.kept is not None and math.isclose(
-            self.kept[0], where.t1 - where.t0, rel_tol=0.01
-        )
-        factors = (
-            self.kept[1] if same and self.kept is not None else self._factors(drift, where, y, k)
-        )
+        latest = self.latest
+        same = latest is not None and math.isclose(latest[0], where.t1 - where.t0, rel_tol=0.01)
+        factors = latest[1] if same and latest is not None else self._factors(drift, where, y, k)
         for _ in range(self.iterations):
             residual = self._residual(drift, where, y, k)
             change = torch.linalg.lu_solve(*factors, residual.reshape(-1, 1)).view_as(k)

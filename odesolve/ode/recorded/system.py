@@ -127,7 +127,7 @@ class Outcome:
     last: Any
     t: float
     status: str
-    made: int = 0
+    count: int = 0
     why: str = ""
     steps: list[Any] = field(default_factory=list)
 
