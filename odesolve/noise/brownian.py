@@ -71,8 +71,7 @@ class BrownianPath:
         area = switch("area", area)
         if not is_whole(depth, 1) or depth > 48:
             raise OdesolveError(
-                f"depth={short(depth)}: give 1 to 48, of which the interval is "
-                "cut into 2^depth ticks"
+                f"depth={short(depth)}: give 1 to 48: the interval has 2^depth ticks"
             )
         self.shape = tuple(shape)
         self.area = area

@@ -36,8 +36,8 @@ FAILS = {
         "GroupNorm or LayerNorm, put BatchNorm "
         "in eval mode, or call torch.func.replace_all_batch_norm_modules_(net)"
     ),
-    r"checkpointed layers": "it is checkpointed, and the way back would not find what was saved: "
-    f"{CHECKPOINTS}",
+    r"checkpointed layers": "it is checkpointed, and the backward pass would miss its saved "
+    f"tensors: {CHECKPOINTS}",
 }
 
 

@@ -67,7 +67,7 @@ class Diagnosis:
             )
         elif self.status in BUDGETS:
             lines.append(
-                f"not stiff: the accuracy asked for needs these steps. Raise {self.status}, rtol "
+                f"not stiff: this accuracy needs these steps. Raise {self.status}, rtol "
                 "and atol, or the order"
             )
         if not self.finite:

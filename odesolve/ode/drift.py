@@ -68,7 +68,7 @@ class Drift:
         self.rows = batch
         self.call = Callee(f)
         self.call.pool = []
-        self.call.asked = _wants_gradients(f, [*pieces, *self.given])
+        self.call.wants_gradients = _wants_gradients(f, [*pieces, *self.given])
         self.start = self.packed(y0).detach()
 
     def packed(self, y0: State) -> Tensor:
@@ -88,7 +88,7 @@ class Drift:
         The first part decides whether gradients are required; later parts may run where nothing is
         recorded."""
         out = Drift(self.f if f is None else f, self.open(y), self.given, self.by_sample)
-        out.call.asked = self.call.asked
+        out.call.wants_gradients = self.call.wants_gradients
         return out
 
     def keep(self, rows: Tensor) -> None:

@@ -57,7 +57,7 @@ def stop_times(stops: Any) -> tuple[float, ...]:
     """The times as numbers, each once, in order. Raises OdesolveError unless they are finite
     numbers."""
     if isinstance(stops, Tensor) and stops.requires_grad:
-        raise OdesolveError("stops require gradients, of which they get none: give stops.detach()")
+        raise OdesolveError("stops require gradients, which they do not get: give stops.detach()")
     try:
         given = torch.as_tensor(stops, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError):

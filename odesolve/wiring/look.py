@@ -275,7 +275,7 @@ def _answering(model: Model, x: Tensor) -> tuple[Tensor, list[Finding]]:
         if isinstance(value, Tensor) and value.dim() and len(value) not in (1, len(x)):
             raise OdesolveError(
                 f"the condition {name!r} holds {len(value)} for {len(x)} samples of data: give one "
-                "a sample"
+                "per sample"
             )
     given = f"data of shape {tuple(x.shape)}, as net(x, t) with t of shape ({len(x)},)"
     raise OdesolveError(f"the network cannot be called with {given}: {first}{_unasked(model)}")

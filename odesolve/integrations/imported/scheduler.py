@@ -188,8 +188,8 @@ class _SchedulerProbe:
             )
         if bool(torch.stack(self.run(0.0 * values, 1)[1]).any()):
             raise OdesolveError(
-                f"{who} adds something to zeros: noise of a fixed seed, or a constant, of which "
-                "no plan knows"
+                f"{who} adds something to zeros: noise of a fixed seed, or a constant, which "
+                "a plan cannot contain"
             )
         inputs, results = self.run(units(2 * self.calls, self.dtype), 1)
         matrix = torch.stack(results).reshape(self.calls, -1).double()

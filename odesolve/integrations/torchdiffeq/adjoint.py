@@ -129,7 +129,7 @@ class _Back:
                 and hasattr(value, "__len__")
                 and math.prod(getattr(value, "shape", ())) > 1
             ):
-                raise Refused(f"{name} has several values: give one number for the way back")
+                raise Refused(f"{name} has several values: give one number for the backward solve")
         expected = "a number such as 1e-7"
         self.rtol = real("adjoint_rtol", rtol, expected, 0.0)
         self.atol = real("adjoint_atol", atol, expected, 0.0)

@@ -168,5 +168,5 @@ def _check_back(name: str | None, problem: SdeintProblem) -> None:
         raise OdesolveError(
             f"adjoint_method={name!r} solves no adjoint of a {form.calculus} equation with "
             f"{form.noise_type} noise: leave it "
-            "out, the way back is by Heun's method in Stratonovich's calculus whatever it is called"
+            "out, the backward solve is always by Heun's method in Stratonovich's calculus"
         )

@@ -143,7 +143,7 @@ def sdeint_adjoint(
     warn_of_training(sde, "sde", noise=False)
     problem.must_be_steady(sde)
     if adjoint_adaptive:
-        warn("adjoint_adaptive has no effect: the way back takes the steps of the way there")
+        warn("adjoint_adaptive has no effect: the backward solve takes the forward solve's steps")
     if adjoint_options:
         warn(f"adjoint_options={adjoint_options!r} have no effect: leave them out")
     gradients = Gradients(problem, adjoint_method, sde, adjoint_params)
