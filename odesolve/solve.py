@@ -134,11 +134,12 @@ def solve(
               twice the evaluations. It stores no steps (McCallum and Foster 2024).
 
         params: the parameters that get gradients. By default those of f, where it is a module, and
-        all that its first evaluation depends on; list them where f uses some at later times only.
+            all that its first evaluation depends on; list them where f uses some at later times
+            only.
         adjoint_options: for "continuous": rtol, atol, solver, steps of the backward solve; for
-        "reversible": coupling, below 1. progress: show a progress bar; by default on solves longer
-        than a second, on
-            a terminal (in a log, lines).
+            "reversible": coupling, below 1.
+        progress: show a progress bar; by default on solves longer than a second, on a terminal (in
+            a log, lines).
 
     f may work in place on its arguments, and return memory that it reuses. If f differentiates by y
     (torch.autograd.grad), it gets a y that requires gradients, provided that gradients are enabled
