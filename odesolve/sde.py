@@ -60,26 +60,26 @@ NAMES = {
 }
 DEFAULT_STEPS = 100
 MAX_STEPS = 10**8
-# The error of a step is random: one that happens to be small says little of the next. At tolerances
-# from 1e-2 to 1e-4 in a double well the elementary controller rejects a third of the attempts and
-# makes 4 times the error at 0.85 of the cost.
+# The error of a step is random: one that happens to be small says little about the next. At
+# tolerances from 1e-2 to 1e-4 in a double well the elementary controller rejects a third of the
+# attempts and makes 4 times the error at 0.85 of the cost.
 CONTROLLER = Controller(pcoeff=0.4, icoeff=0.3, safety=0.8, max_factor=3.0)
-TICKS = 16  # of the path in the shortest step
+TICKS = 16  # grid cells of the path in the shortest step
 
 
 @dataclass(frozen=True)
 class SDESolution:
-    """The states of a solve and how it went; of one system the numbers have no batch dimension and
+    """The states of a solve and how it went; for one system the numbers have no batch dimension and
     ``status`` is one word.
 
     Attributes:
-        y: states (len(t), B, ...) at the times asked for, in the form of y0; NaN where a sample had
+        y: states (len(t), B, ...) at the output times, in the form of y0; NaN where a sample had
             ended before.
         last: the last state (B, ...) of each sample: at the end, or the last finite or accepted one
             of a sample that failed.
         t: the time (B,) of ``last``, float64.
         nfe, steps, rejected: evaluations of f, steps and rejected attempts (B,), int64.
-        status: "ok", "diverged" (f, g or the state is not finite), of an adaptive solve also
+        status: "ok", "diverged" (f, g or the state is not finite), for an adaptive solve also
             "min_step" (the error stays too large for the shortest step), "max_steps" or
             "max_calls", a list of B.
     """
@@ -133,53 +133,55 @@ def solve_sde(
     how.
 
     Args:
-        f: the drift, f(t, y, *args), as in ``ode.solve``: t of shape (B, 1, ..., 1) in y's type,
-            without dimensions of one system. Returns a value in the form of y.
+        f: the drift, f(t, y, *args), as in ``ode.solve``: t of shape (B, 1, ..., 1) in y's type;
+            for one system without dimensions. Returns a value in the form of y.
         g: the diffusion, g(t, y, *args) in the form of y. With noise="additive" it may also be a
             number, a tensor or a function of t alone, and its value a number, one per sample (B, 1,
             ..., 1), or a tensor.
         y0: a tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in
             ``ode.solve``. Numbers are real or complex, in single or double precision.
-        t: times (n,) at which the states are returned, the same for all samples, rising or falling.
-            Falling times solve the equation in that direction: f is the drift of the time-reversed
-            process (with its score), dt is negative, and the noise has variance g^2 |dt|.
-        solver: euler_maruyama, milstein and srid2, of Stratonovich equations euler_heun,
+        t: output times (n,), the same for all samples, rising or falling. Falling times solve the
+            equation in that direction: f is the drift of the time-reversed process (with its
+            score), dt is negative, and the noise has variance g^2 |dt|.
+        solver: euler_maruyama, milstein and srid2, for Stratonovich equations euler_heun,
             stochastic_heun, midpoint and milstein, or for additive noise sra1 and shark.
-        steps: equal steps between two of the times, 100 by default; for a grid of your own give
-            its points as ``t``, and steps=1.
+        steps: equal steps between two neighbouring times, 100 by default; for a grid of your own
+            give its points as ``t``, and steps=1.
         seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by
             default), not of the batch.
         noise: "diagonal": one Brownian motion per element, g of y's shape. "additive": that, with g
-            independent of y. "scalar": one Brownian motion per sample. "general": m of them, g of a
-            tensor y (B, ...) returns (B, ..., m). W is always real, a complex element has one
-            motion, and g may be complex: of circularly symmetric noise g dW the two columns of
-            "general" are g / sqrt(2) and 1j g / sqrt(2).
-        calculus: "ito" or "stratonovich": how the equation is meant. With additive noise both are
-            the same, and every solver of that noise takes either; other noise is solved in a
-            solver's own calculus alone, and nothing is converted.
-        tree: draw the noise from one Brownian path, the same for any number of steps; or that path.
-        args: further arguments of f and g; of tensors with B rows they get those of the samples
-            that are still running.
-        dtype: of the states, y0's by default; of complex ones that of their parts.
+            independent of y. "scalar": one Brownian motion per sample. "general": m of them, where
+            g of a tensor y (B, ...) returns (B, ..., m). W is always real, a complex element has
+            one motion, and g may be complex: for circularly symmetric noise g dW use "general" with
+            the columns g / sqrt(2) and 1j g / sqrt(2).
+        calculus: "ito" or "stratonovich": the calculus of the equation. With additive noise both
+            are the same, and every solver of that noise takes either. With other noise each solver
+            takes only its own calculus; nothing is converted.
+        tree: True draws the noise from one Brownian path, the same for any number of steps; or a
+            path of your own.
+        args: further arguments of f and g; from tensors with B rows they get the rows of the
+            samples that are still running.
+        dtype: of the states, y0's by default; for complex states that of their parts.
         rtol, atol: choose the steps of every sample by its error instead, on the path of the tree
-            (1e-3 and 1e-6 where only one is given): sra1, shark and stochastic_heun with additive
-            noise. Numbers, or one per sample (B,).
-        first_step, max_steps, max_calls, controller, compact: of these, as in ``ode.solve``.
-        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters of f and g;
-            with fixed ``steps``, and the noise made again from its keys. "backprop": of the steps,
-            each evaluated once more on the way back, with one state per step kept. "continuous": of
-            the equation, by its adjoint solved back on the same path, nothing kept; for diagonal
-            noise an element of g depends on its own element of y alone (Li et al. 2020).
-            "reversible": of a solve of its own kind that can be walked back, twice the evaluations,
-            nothing kept (McCallum and Foster 2024); of additive noise, or with
-            calculus="stratonovich".
+            (if only one is set, the other is 1e-3 or 1e-6): sra1, shark and stochastic_heun with
+            additive noise. Numbers, or one per sample (B,).
+        first_step, max_steps, max_calls, controller, compact: for adaptive steps, as in
+            ``ode.solve``.
+        adjoint: how to compute gradients by y0, tensors among ``args``, and parameters of f and g;
+            with fixed ``steps``, and noise recomputed from its keys. "backprop": gradients of the
+            discrete steps, each evaluated once more in the backward pass, which stores one state
+            per step. "continuous": gradients of the equation, by its adjoint solved backwards on
+            the same path, which stores no states; for diagonal noise an element of g must depend on
+            its own element of y alone (Li et al. 2020). "reversible": gradients of a reversible
+            solve, which the backward pass retraces: twice the evaluations and no stored states
+            (McCallum and Foster 2024); for additive noise, or with calculus="stratonovich".
         params: the parameters that get gradients. By default those of f and g, where they are
-            modules, and all that their first evaluation depends on; give them where some are used
-            at later times only.
+            modules, and all that their first evaluation depends on; list them where f or g uses
+            some at later times only.
         progress: show a bar; by default on a terminal, after a second (in a log, lines).
 
-    Returns an ``SDESolution``; a sample that fails is a status there, not an exception.
-    Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this
+    Returns an ``SDESolution``; a sample that fails is a status there, not an exception. Raises
+    OdesolveError for arguments that cannot be used, and for a solver that does not solve this
     equation."""
     check_settings(max_steps, controller, None, args, compact=compact, progress=progress)
     _check_noise(tree, dtype, g)
@@ -209,8 +211,7 @@ def solve_sde(
 
 @dataclass(frozen=True)
 class _SDEProblem:
-    """An equation on its first samples, how it is made again on fewer, and what steps through
-    it."""
+    """An equation on its first samples, the way to rebuild it on fewer, and the solver."""
 
     steady: Any
     equation: Callable[[Drift], Equation]
@@ -220,7 +221,7 @@ class _SDEProblem:
     times: list[float]
 
     def path(self, tree: bool | BrownianPath, adaptive: bool) -> BrownianPath | None:
-        """The Brownian path that the solve follows: the one given, one of these keys, or none."""
+        """The Brownian path that the solve follows: the user's, one from these keys, or None."""
         eq = self.eq
         shape = eq.increment_shape(self.times[0])
         return _path(tree, adaptive, self.solver, eq.drift, self.times, shape, eq.keys)
@@ -246,8 +247,8 @@ class _SDEProblem:
         given: tuple[State, Any, Any],
         progress: bool | None,
     ) -> SDESolution:
-        """The solve with steps of one size; ``how`` are calculus, adjoint and params, ``given`` is
-        what gradients are connected to."""
+        """The solve with steps of one size; ``how`` are calculus, adjoint and params; gradients are
+        connected to ``given``."""
         eq = self.eq
         times = self.times
         where = evenly(times, [count] * (len(times) - 1))
@@ -277,7 +278,7 @@ def _gradients(
     params: Sequence[Tensor] | None,
     tick: Callable[[float], None] | None,
 ) -> SDEGradients | None:
-    """The way to gradients, None where none are recorded and the solve is not of its own kind."""
+    """The gradients of a solve; None where none are recorded and the solve is no reversible one."""
     if adjoint is None:
         return None
     gradients = SDEGradients(fixed, where, calculus, adjoint, params, tick)
@@ -302,7 +303,7 @@ def _check_noise(tree: Any, dtype: Any, g: Any) -> None:
 
 
 def _count(steps: Any, max_calls: int | None, first_step: float | None) -> int:
-    """How many steps lie between two of the times."""
+    """The number of steps between two neighbouring times."""
     if max_calls is not None:
         raise OdesolveError(
             f"max_calls={short(max_calls)} without rtol: equal steps make a known number of calls, "
@@ -316,7 +317,7 @@ def _count(steps: Any, max_calls: int | None, first_step: float | None) -> int:
 
 
 def _steady(f: Callable[..., Any], g: Any) -> tuple[Any, Any]:
-    """Drift and diffusion, as functions that are held to answer the same question the same."""
+    """Drift and diffusion as functions that must return the same for the same arguments."""
     for h in (f, g):
         warn_of_training(h, "the equation", noise=False)
     for h, name in ((f, "f"), (g, "g")):
@@ -346,8 +347,8 @@ def _path(
     shape: tuple[int, ...],
     keys: Tensor,
 ) -> BrownianPath | None:
-    """The Brownian path that the solve follows, with increments of this shape: the one given, one
-    of these keys, or none."""
+    """The Brownian path that the solve follows, with increments of this shape: the user's, one from
+    these keys, or None."""
     y = drift.start
     ends = (min(times), max(times))
     if isinstance(tree, BrownianPath):
@@ -407,7 +408,7 @@ def _controlled(
     controller: Controller,
     compact: bool,
 ) -> ControlledPaths:
-    """How steps are chosen; ``given`` are rtol and atol."""
+    """How to choose steps; ``given`` are rtol and atol."""
     span = abs(times[-1] - times[0])
     rtol = 1e-3 if given[0] is None else given[0]
     atol = 1e-6 if given[1] is None else given[1]

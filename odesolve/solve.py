@@ -74,80 +74,80 @@ def solve(
     No gradients are recorded unless ``adjoint`` says how.
 
     Args:
-        f: called as f(t, y, *args) on all samples, t of shape (B, 1, ..., 1) in y's type; of one
+        f: called as f(t, y, *args) on all samples, t of shape (B, 1, ..., 1) in y's type; for one
             system t has no dimensions. Returns dy/dt in the form of y. Or a ``Model``: its
             velocity, in the time of its path.
         y0: a float32 or float64 tensor (B, ...) of independent samples, or a tuple, list or dict of
             such (t is (B, 1) then). A tensor with less than two dimensions, or tensors that share
-            no first dimension, are one system. Complex64 and complex128 too, of one precision with
-            real ones beside them: their two parts count as numbers of their own in tolerances, and
-            gradients are torch's, dL/dRe + i dL/dIm.
-        t: times (n,), rising or falling, float64 whatever y is; or (B, n), a row for each sample:
-            its own span, in its own direction, and output times. ``Solution.y`` is (n, B, ...)
-            either way.
+            no first dimension, are one system. Also complex64 and complex128, where real tensors
+            beside them have the same precision: their two parts count as separate numbers in
+            tolerances, and gradients follow torch, dL/dRe + i dL/dIm.
+        t: times (n,), rising or falling, float64 whatever the type of y; or (B, n), one row per
+            sample: its own span, direction and output times. ``Solution.y`` is (n, B, ...) either
+            way.
         solver: adaptive_heun, fehlberg2, bosh3, dopri5, tsit5, dopri8, or a ``pairs.Pair``; for
             stiff problems the implicit kvaerno3 and kvaerno5; for a ``Model`` also dpm_solver_12
             and dpm_solver_23, which step in the log-SNR (their paper takes rtol=0.05, atol=0.0078)
             and stop at ``path.t_min`` where it is infinite at the end. With ``steps`` any explicit
             method of ``tableaus`` too: euler, midpoint, heun, ralston, heun3, rk4, rk4_38.
-        steps: how many equal steps lie between two neighbouring times, one number for all or one
-            per interval, without error control.
+        steps: the number of equal steps between two neighbouring times, one for all or one per
+            interval, without error control.
         rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|,
             |y1|)) is at most 1; numbers, or one per sample (B,).
         control: "sample", or "batch" for one step that all samples share; by default by the form of
-            y0. A function that takes one time for all samples, as t[0] or t.mean(), is right with
-            "batch" only (t has no dimensions then): with steps of their own rows have times of
-            their own, and no evaluation is spent on finding such an f. Of a ``Model`` the first
-            evaluation, which is made twice anyway, looks for that and refuses it.
-        args: further arguments of f; of tensors with B rows f gets those of the samples that are
-            still running.
+            y0. A function that takes one time for all samples, as t[0] or t.mean(), is right only
+            with "batch" (where t has no dimensions): otherwise rows have times of their own, and
+            solve spends no evaluation on detecting such an f. For a ``Model``, solve makes the
+            first evaluation twice anyway: it detects this and raises OdesolveError.
+        args: further arguments of f; from tensors with B rows f gets the rows of the samples that
+            are still running.
         first_step: length of the first step; by default by Hairer, Norsett and Wanner 1993, II.4
             (one evaluation).
         min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends
             its sample.
-        max_steps: attempts a sample may make. ``max_calls``: evaluations of f after which it makes
-            no further attempt (looked at once in ``sync``; an attempt that has begun is finished);
-            by default what ``max_steps`` makes of them.
+        max_steps: attempts that a sample may make. ``max_calls``: evaluations of f after which it
+            makes no further attempt (checked once in ``sync`` attempts; an attempt that has begun
+            is finished); by default as many as ``max_steps`` attempts take.
         controller: an ``odesolve.ode.Controller``.
-        events: ``Event``s to find on the way.
+        events: ``Event``s to detect on the way.
         stops: times at which f jumps, within the span or not: steps end there and begin anew on the
             other side, where f gets the neighbouring numbers of y's type for the time. Without them
-            a short pulse of f may be stepped over, and a step across a jump is of low order. With
-            ``steps`` an interval that holds stops is cut there, and its steps are shared out by
-            length, rounded up.
+            a step may skip a short pulse of f, and a step across a jump is of low order. With
+            ``steps``, stops cut the interval that holds them, and each part gets its share of the
+            steps by length, rounded up.
         dense: keep every step, so that ``Solution.at`` gives the state at any time.
         compact: let f be called on fewer samples as they end.
         linear: how an implicit solver solves its linear systems: "dense" keeps and factors a
             Jacobian per sample, "krylov" takes products with it (GMRES); by default dense up to 256
             numbers per sample.
-        sync: attempts between two looks at which samples have ended: 1 on the CPU, 8 elsewhere,
-            where each is a wait.
-        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters:
+        sync: attempts between two checks for ended samples: 1 on the CPU, 8 on other devices, where
+            the host waits for each check.
+        adjoint: how to compute gradients by y0, tensors among ``args``, and parameters:
 
-            - "backprop": of the steps that were made, each evaluated once more on the way back. One
-              state per step is kept. By tolerance, steps end at every time of ``t``, and their
-              lengths are constants.
-            - "continuous": of the equation, by its adjoint solved back in time with the same
-              tolerances or steps. Nothing is kept; times ``t`` get gradients too (Chen et al.
-              2018).
-            - "reversible": of a solve of its own kind that can be walked back, for twice the
-              evaluations. Nothing is kept (McCallum and Foster 2024).
+            - "backprop": gradients of the discrete steps, each evaluated once more in the backward
+              pass. It stores one state per step. By tolerance, steps end at every time of ``t``,
+              and their lengths are constants.
+            - "continuous": gradients of the equation, by its adjoint solved back in time with the
+              same tolerances or steps. It stores no steps; times ``t`` get gradients too (Chen et
+              al. 2018).
+            - "reversible": gradients of a reversible solve, which the backward pass retraces, for
+              twice the evaluations. It stores no steps (McCallum and Foster 2024).
 
         params: the parameters that get gradients. By default those of f, where it is a module, and
-            all that its first evaluation depends on; give them where f uses some at later times
+            all that its first evaluation depends on; list them where f uses some at later times
             only.
-        adjoint_options: of "continuous": rtol, atol, solver, steps of the way back; of
+        adjoint_options: for "continuous": rtol, atol, solver, steps of the backward solve; for
             "reversible": coupling, below 1.
-        progress: show a bar of the way that is done; by default on solves longer than a second, on
-            a terminal (in a log, lines).
+        progress: show a progress bar; by default on solves longer than a second, on a terminal (in
+            a log, lines).
 
-    f may work in place on what it gets, and return memory that it uses again. Where it
-    differentiates y (torch.autograd.grad), it gets one that can be, if gradients are enabled and y0
-    or a parameter wants them.
+    f may work in place on its arguments, and return memory that it reuses. If f differentiates by y
+    (torch.autograd.grad), it gets a y that requires gradients, provided that gradients are enabled
+    and y0 or a parameter requires them.
 
     Where the first evaluation of f draws from a global random generator, or f has dropout in train
-    mode, it is repeated, as it is of a ``Model`` with steps by tolerance; the call more counts in
-    ``nfe``, and answers that differ are refused.
+    mode, solve repeats it, as it does for a ``Model`` with steps by tolerance. The extra call
+    counts in ``nfe``, and different results raise OdesolveError.
 
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated
@@ -183,9 +183,9 @@ def solve(
 class _ODEProblem:
     """A right-hand side as solvers call it.
 
-    ``by_sample`` says whether samples have steps of their own, None where y0 says it. ``module`` is
-    what parameters are listed from, ``steady`` counts the calls that looked whether f answers the
-    same when asked again, ``of_model`` translates what a solver makes of a model.
+    ``by_sample`` says whether samples have steps of their own, None where the form of y0 decides.
+    ``module`` is the module whose parameters get gradients, ``steady`` counts the calls that test
+    whether f returns the same again, ``of_model`` translates a solver's results for a model.
     """
 
     f: Callable[..., Any]
@@ -198,19 +198,19 @@ class _ODEProblem:
 
     @property
     def method(self) -> Method | None:
-        """A method that the named solver stands for with a model alone."""
+        """The method of a solver name that is only for models."""
         return None if self.of_model is None else self.of_model.method
 
     def watched(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
-        """Events as they are asked beside f."""
+        """The events, with the same checks as f."""
         shielded = tuple(event.shielded() for event in listed(events))
         if self.of_model is None:
             return shielded
         return tuple(map(self.of_model.event, shielded))
 
     def check(self, how: Controlled, plain: bool) -> None:
-        """Raise OdesolveError for what a solve with steps of one size, or with gradients, or in the
-        log-SNR, does not have; ``plain`` is none of the first two."""
+        """Raise OdesolveError for arguments that a solve with steps of one size, with gradients, or
+        in the log-SNR does not support; ``plain`` is none of the first two."""
         if self.method is not None and how.stops:
             raise OdesolveError(
                 f"{how.solver} steps in the log-SNR and takes no stops, which are times: "
@@ -227,14 +227,15 @@ class _ODEProblem:
             )
 
     def counted(self, solution: Solution) -> Solution:
-        """With the calls that looked whether f is steady."""
+        """The solution with the calls that tested whether f is deterministic added to its
+        counts."""
         extra = self.steady.extra
         if extra:
             return replace(solution, nfe=solution.nfe + extra)
         return solution
 
     def solved(self, way: Controlled | EqualSteps, y0: State) -> Solution:
-        """The solution, with times of the path where a model is solved in another clock."""
+        """The solution, with times of the path where the solve of a model used another clock."""
         drift = Drift(self.f, y0, self.args, self.by_sample)
         result = self.counted(solution(*way.run(drift, self.times, self.method)))
         if self.of_model is None:

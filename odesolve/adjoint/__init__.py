@@ -1,2 +1,2 @@
-"""Gradients through solves: of the steps that were made, of the equation itself, and in memory that
-no step adds to."""
+"""Gradients through solves: of the discrete steps, of the equation itself, and with constant memory
+in the number of steps."""

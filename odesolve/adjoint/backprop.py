@@ -1,5 +1,5 @@
-"""Gradients of the steps that were made: every state between them is kept, every step is evaluated
-once more on the way back."""
+"""Gradients of the discrete steps: the forward pass stores every state between them, the backward
+pass evaluates every step once more."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ StepAgain = Callable[
 
 @dataclass
 class Trail:
-    """A solve as it was made: states (n, B, ...) at the output times and (N, B, ...) before every
-    step, the steps, and how many of them had been made at every output time."""
+    """The record of a solve: states (n, B, ...) at the output times and (N, B, ...) before every
+    step, the steps, and the number of steps before every output time."""
 
     y: Tensor
     before: Tensor
@@ -30,11 +30,12 @@ class Trail:
 
 @dataclass
 class Backprop:
-    """The gradient of the discrete solve that ``run`` makes of a first state.
+    """The gradient of the discrete solve that ``run`` makes from a first state.
 
-    What is kept is one state per step. Where f is a network that is little beside its activations,
-    of which those of one step are alive at a time. Rejected: the states of every sqrt(N)-th step,
-    which cost another evaluation of all; ``Reversible`` keeps none at all.
+    It stores one state per step. Where f is a network, that is little compared with its
+    activations, and only those of one step are alive at a time. Rejected: the states of every
+    sqrt(N)-th step, which cost one more evaluation of every step; ``Reversible`` stores none at
+    all.
     """
 
     run: Callable[[Tensor], Trail]
@@ -48,11 +49,11 @@ class Backprop:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor, None]:
-        (before,) = kept
+        (before,) = extras
         g = torch.zeros_like(grad[0])
         for k in range(len(before), -1, -1):
             for i, passed in enumerate(self.passed):

@@ -18,8 +18,8 @@ from odesolve.functions.pairing import pairs, type_like
 from odesolve.ode.times import Times, each
 
 RightHandSide = Callable[[Tensor, Tensor, Arguments], Tensor]  # (t (B,), y (B, ...), arguments)
-# Gradients of parameters enter the error norm with this factor: in effect they do not, as nothing
-# depends on them (Kidger, Chen and Lyons 2021). A power of two, so that nothing is rounded.
+# The factor of the gradients of parameters in the error norm: in effect zero, as nothing depends on
+# them (Kidger, Chen and Lyons 2021). A power of two, so that the product is exact.
 UNSEEN = 2.0**-40
 
 
@@ -29,16 +29,16 @@ class Continuous:
     parameters are the integral of a df/dp. The gradient is that of the equation, not of the steps:
     both agree as the tolerances do.
 
-    ``solve`` makes the way there. ``back(i, f, state, share)`` solves over interval i in reverse,
-    with the norm of its errors divided by the square root of ``share``, to something with ``last``,
-    ``ok``, ``status`` and ``t`` as of a Solution. The states start again from the kept ones at
-    every output time; with ``timed`` the times get gradients too. All samples share their steps on
-    the way back, as the integral of a parameter is one number of all of them. Where each has times
-    of its own, ``within(i)`` is f over interval i in a clock that they share, 1 at its end and 0 at
-    its beginning.
+    ``solve`` is the forward solve. ``back(i, f, state, share)`` solves over interval i in reverse,
+    with the norm of its errors divided by the square root of ``share``; its result has ``last``,
+    ``ok``, ``status`` and ``t`` like a Solution. At every output time the backward solve starts
+    again from the stored state; with ``timed`` the times get gradients too. All samples share the
+    steps of the backward solve, as a parameter's integral sums over all of them. Where each sample
+    has its own times, ``within(i)`` is f over interval i in a clock that they share, 1 at its end
+    and 0 at its beginning.
 
-    A flow that contracts by more than the tolerance cannot be walked back, so its gradient is lost
-    (Gholami, Keutzer and Biros 2019): take ``Backprop`` there.
+    A flow that contracts by more than the tolerance cannot be solved backwards, so its gradient is
+    lost (Gholami, Keutzer and Biros 2019): take ``Backprop`` there.
     """
 
     solve: Callable[[Tensor], Tensor]
@@ -54,7 +54,7 @@ class Continuous:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor, Tensor | None]:
@@ -72,13 +72,13 @@ class Continuous:
 
     def _along(self, i: int, y: Tensor, grad: Tensor, sums: Sums) -> Tensor:
         """The gradient (B,) of a shift of output time i."""
-        slope = self.f(each(self.times[i], y), y, sums.wanted.args)
+        slope = self.f(each(self.times[i], y), y, sums.targets.args)
         return (slope * grad).double().flatten(1).sum(1)
 
     def _interval(self, i: int, y: Tensor, a: Tensor, sums: Sums) -> Tensor:
-        """a at the beginning of interval i from the one at its end; gradients of parameters are
-        added up."""
-        totals = [torch.zeros_like(p) for p in sums.wanted.tensors]
+        """a at the beginning of interval i from the one at its end; adds gradients of parameters to
+        ``sums``."""
+        totals = [torch.zeros_like(p) for p in sums.targets.tensors]
         f = self.f if self.within is None else self.within(i)
 
         def augmented(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

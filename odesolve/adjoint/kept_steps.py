@@ -1,4 +1,5 @@
-"""Solves by tolerance, one behind another, whose steps are kept so that they can be made again."""
+"""Consecutive solves by tolerance that store their steps, so that the backward pass can repeat
+them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ class KeptSteps:
     """A solve in stretches.
 
     Attributes:
-        y: the states (B, ...) at the end of the last stretch, NaN of samples that had ended.
+        y: the states (B, ...) at the end of the last stretch, NaN for samples that had ended.
         parts: the stretch of every step.
         details: of the solve up to there, see ``odesolve.ode.solution``.
     """
@@ -48,7 +49,7 @@ class KeptSteps:
         table = record.table(results.y, results.state[T])
         self.tables.append(table)
         self.parts += [part] * len(table[0])
-        if self.state is not None:  # a sample that failed before keeps where it was
+        if self.state is not None:  # a sample that failed before stays where it was
             ones = [1] * (self.y.dim() - 1)
             failed = (self.state[STATUS] != OK).view(-1, *ones)
             results.y = torch.where(failed, self.reached, results.y)
@@ -57,7 +58,7 @@ class KeptSteps:
         self.reached = results.y
 
     def _way(self) -> Controlled:
-        """How to solve the next stretch: with what the samples have left of their evaluations."""
+        """How to solve the next stretch: with the samples' remaining evaluations."""
         most = self.way.max_calls
         if self.state is None or most is None:
             return replace(self.way, stops=())
@@ -78,8 +79,8 @@ class KeptSteps:
 
 
 def _joined(before: Tensor, after: Tensor) -> Tensor:
-    """The control state after two solves, one behind the other; a sample that failed in the first
-    has failed."""
+    """The control state after two consecutive solves; a sample that failed in the first has
+    failed."""
     out = after.clone()
     for row in (NFE, STEPS, REJECTED):
         out[row] += before[row]

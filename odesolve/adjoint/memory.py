@@ -1,11 +1,12 @@
-"""What a way back needs, held where Python's garbage collector sees it: a module that keeps its own
-solution is freed with it.
+"""References from results to the data of their backward passes, visible to Python's garbage
+collector: it frees a module that stores its own solution.
 
 The collector follows a tensor to its graph only where the tensor is the direct result of a
-``torch.autograd.Function`` that nothing else holds; what stands behind nodes of C++, such as those
-of views, it does not see. So the tensors that a call returns are made direct results of
-``_Returned``, which holds all that the call's ways back need, and these know it weakly. Everything
-that is computed from such a tensor keeps its ``_Returned`` alive, and with it the way back."""
+``torch.autograd.Function`` that nothing else refers to; it does not see past nodes of C++, such as
+those of views. So we make the tensors that a call returns direct results of ``_Returned``, which
+refers to everything that the call's backward passes need, while these refer to it weakly.
+Everything computed from such a tensor keeps its ``_Returned`` alive, and with it the backward
+pass."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ _holder: ContextVar[Holder | None] = ContextVar("holder", default=None)
 
 
 def current_holder() -> Holder | None:
-    """The list that the results of the running call will hold; None outside of such a call."""
+    """The list that the results of the running call will refer to; None outside such a call."""
     return _holder.get()
 
 
@@ -44,8 +45,8 @@ class _Returned(torch.autograd.Function):
 
 
 def holding(call: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of a function that users call: its results hold what their gradients need. In a
-    nested call the outer function's results hold it."""
+    """Decorator of a function that users call: its results refer to the data that their gradients
+    need. In a nested call the outer function's results do so."""
 
     @functools.wraps(call)
     def outer(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -63,8 +64,8 @@ def holding(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def _returned(result: Any, holder: Holder) -> Any:
-    """The result with tensors that hold ``holder``: also those in tuples, lists, dicts and the
-    fields of a dataclass."""
+    """The result with tensors that refer to ``holder``, also in tuples, lists, dicts and the fields
+    of a dataclass."""
     if not is_dataclass(result) or isinstance(result, type):
         return _piece(result, holder)
     given = {f.name: getattr(result, f.name) for f in fields(result) if f.init}

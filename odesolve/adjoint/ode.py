@@ -1,4 +1,4 @@
-"""Gradients of solves of ordinary differential equations: the three ways, around a given solve."""
+"""Gradients of solves of ordinary differential equations: the three modes, around a given solve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from odesolve.adjoint.continuous import Continuous, RightHandSide
 from odesolve.adjoint.kept_steps import KeptSteps
 from odesolve.adjoint.pull import DerivativeMode, with_gradients
 from odesolve.adjoint.reversible import Reversible
-from odesolve.adjoint.targets import Arguments, wanted
+from odesolve.adjoint.targets import Arguments, gradient_targets
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, NFE, OK, STATUS, STEPS, T
 from odesolve.methods.pairs import PAIRS, Pair
@@ -42,7 +42,7 @@ def check_gradients(
     options: Mapping[str, Any],
     way: Controlled | EqualSteps,
 ) -> None:
-    """Raise OdesolveError for options of another way to gradients, and for steps that a way cannot
+    """Raise OdesolveError for options of another ``adjoint``, and for steps that this one cannot
     repeat."""
     allowed = OPTIONS.get(adjoint or "", ())
     for name in set(options) - set(allowed):
@@ -60,16 +60,16 @@ def check_gradients(
 
 @dataclass
 class ODEGradients:
-    """A solve of dy/dt = f, and a way to gradients of it.
+    """A solve of dy/dt = f with gradients.
 
     Args:
         f, y0, times, args, by_sample: the problem.
-        module: what parameters are listed from.
+        module: the module whose parameters get gradients.
         clock: the times as the user gave them, (n,) or (B, n).
         way: the solve, by tolerance or with steps of one size.
-        control: the tolerances, which the way back may take where the way there has steps of one
-            size.
-        adjoint, params, options: how gradients are made, as ``ode.solve`` describes it.
+        control: the tolerances, which the backward solve may use where the forward solve has steps
+            of one size.
+        adjoint, params, options: how to compute gradients, see ``ode.solve``.
     """
 
     f: Callable[..., Any]
@@ -93,7 +93,7 @@ class ODEGradients:
         self.grid = way.grid(self.times, dtype) if isinstance(way, EqualSteps) else None
 
     def solve(self) -> Solution:
-        """The solution, whose states are connected to everything that wants gradients."""
+        """The solution, with states connected to everything that requires gradients."""
         clock = self.clock.to(self.drift.start.device) if self.clock.requires_grad else None
         if clock is not None and self.adjoint != "continuous":
             raise OdesolveError(
@@ -102,21 +102,21 @@ class ODEGradients:
             )
         y0 = self.drift.packed(self.y0)
         times = None if clock is None else clock.t()
-        want = wanted(
+        targets = gradient_targets(
             self.module,
             lambda ys, args: self._slope(self.times[0], ys[0], args),
             [self.drift.start],
             self.args,
             self.params if torch.is_grad_enabled() else (),
         )
-        y = with_gradients(self._mode(), want, y0, times)
+        y = with_gradients(self._mode(), targets, y0, times)
         if self.adjoint == "reversible":
             self.details = self._reached(y.detach())
         reached = self.details.results
         ones = [1] * (y.dim() - 2)
         arrived = (reached.state[STATUS] == OK).view(-1, *ones)
-        # the evaluation that looked what f depends on
-        looked = want.looked and not isinstance(self.module, torch.nn.Module)
+        # the evaluation that showed what f depends on
+        looked = targets.looked and not isinstance(self.module, torch.nn.Module)
         reached.state[NFE] += float(looked)
         results = Results(torch.where(arrived, y[-1], reached.y), reached.state)
         return solution(replace(self.details, drift=self.drift, results=results), y, [])
@@ -126,8 +126,8 @@ class ODEGradients:
         return self.drift(self.drift.time(part.clamp(each(t, y))), y, args)
 
     def _within(self, i: int) -> RightHandSide:
-        """f over interval i by the share of it that is done, 0 to 1, where each sample has times of
-        its own."""
+        """f over interval i as a function of the share behind it, 0 to 1, where each sample has
+        times of its own."""
         assert isinstance(self.times, Tensor)
         first = self.times[i]
         last = self.times[i + 1]
@@ -140,7 +140,7 @@ class ODEGradients:
         return slope
 
     def _step(self, k: int, forwards: bool, y: Tensor, args: Arguments) -> Tensor:
-        """The change of the state over step k of the grid, or over it back."""
+        """The change of the state over step k of the grid, forwards or backwards."""
         assert self.grid is not None
         assert isinstance(self.way, EqualSteps)
         where = self.grid
@@ -168,8 +168,8 @@ class ODEGradients:
         return self._reversible()
 
     def _sides(self) -> Times:
-        """The output times as f takes them: on the inner side of a jump at the start, before one at
-        any other."""
+        """The output times as f takes them: after a jump at the start, before a jump at any other
+        time."""
         if isinstance(self.times, Tensor):
             return self.times
         intervals = [
@@ -181,7 +181,7 @@ class ODEGradients:
         return [intervals[0][0].beside(self.times[0]), *ends]
 
     def _through(self, y0: Tensor) -> Tensor:
-        """The states of the solve; nothing else is kept."""
+        """The states of the solve; it stores nothing else."""
         if isinstance(self.way, EqualSteps) and self.grid is not None:
             self.details, y = self.way.on(self.drift, self.grid, self.times)
         else:
@@ -189,7 +189,7 @@ class ODEGradients:
         return y
 
     def _trail(self, y0: Tensor) -> Trail:
-        """Steps of one size, kept."""
+        """A record of steps of one size."""
         where = self.grid
         assert where is not None
         assert isinstance(self.way, EqualSteps)
@@ -198,8 +198,8 @@ class ODEGradients:
         return Trail(y, before, lambda k, y, args: y + self._step(k, True, y, args), where.passed)
 
     def _recorded(self, y0: Tensor) -> Trail:
-        """Steps by tolerance, kept: every interval between two output times is a solve of its own,
-        so that a step ends there."""
+        """A record of steps by tolerance: every interval between two output times is a solve of its
+        own, so that a step ends there."""
         assert isinstance(self.way, Controlled)
         steps = KeptSteps(self.way, self.drift)
         y = [y0]
@@ -233,7 +233,7 @@ class ODEGradients:
         results.state[STATUS] = torch.where(finite, float(OK), float(DIVERGED)).double()
         results.state[T] = self.times[-1]
         results.state[STEPS] = steps
-        # two steps of the method make one of the pair of states
+        # two steps of the method make one step of the pair of states
         results.state[NFE] = 2 * steps * self.way.tableau.stages
         return self.way.details(self.drift, self.times, y[-1].detach(), results.state)
 
@@ -254,7 +254,7 @@ class ODEGradients:
             return self._back_on_grid(i, drift, times, solver)
         control = self.control
         given = [self.options.get(name, getattr(control, name)) for name in ("rtol", "atol")]
-        # One sample may be given a tolerance of its own: all share their steps here.
+        # Tolerances may be per sample, but all samples share their steps here.
         rtol, atol = (math.sqrt(share) * float(torch.as_tensor(x).min()) for x in given)
         way = Controlled(
             solver,

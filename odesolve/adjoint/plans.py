@@ -1,4 +1,4 @@
-"""Gradients through a plan's run: of the start state, the network's parameters and its
+"""Gradients through a plan's run: by the start state, the network's parameters and its
 conditions."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from odesolve.adjoint.pull import Sums, with_gradients
-from odesolve.adjoint.targets import wanted
+from odesolve.adjoint.targets import gradient_targets
 from odesolve.errors import OdesolveError, unknown
 from odesolve.lowering.program import Call, Program
 from odesolve.model.model import Model
@@ -21,11 +21,10 @@ from odesolve.run.advance import Buffers, accept, proceed
 
 @dataclass
 class PulledRows:
-    """A program as pieces, from one network call to the next; what is kept between them are the
-    slots in use, two or three of the state's size. Noise is made again from its keys, so nothing of
-    it is kept.
+    """A program as pieces, from one network call to the next. Between them it stores the slots in
+    use, two or three of the state's size. It recomputes noise from its keys and stores none.
 
-    ``last`` is how many of the calls gradients go through (None: all of them, and to the start).
+    ``last`` is the number of calls that gradients go through (None: all of them, and to the start).
     """
 
     program: Program
@@ -44,28 +43,28 @@ class PulledRows:
         program = self.program
         model = self.model
         self.cursor = begin(program, y0, model.dtype, model.functions, None, self.keys)
-        self.times = model.times_for(program.asked, y0)
+        self.times = model.times_for(program.call_times, y0)
         slots = list(self.cursor.slots)
-        kept = [] if self.last is not None else [y0]
+        extras = [] if self.last is not None else [y0]
         for k in range(len(self.calls)):
             self.layout.append([i for i, x in enumerate(slots) if x is not None])
             values = [slots[i] for i in self.layout[-1]]
-            kept += [x for x in values if x is not None] if k >= self.skipped else []
+            extras += [x for x in values if x is not None] if k >= self.skipped else []
             self._through(k, slots)
             if self.tick is not None:
                 self.tick(k)
         out = slots[program.result]
         assert out is not None
-        return out, tuple(kept)
+        return out, tuple(extras)
 
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor | None, None]:
-        rest = list(kept)
+        rest = list(extras)
         grads = {self.program.result: grad}
         for k in range(len(self.calls) - 1, self.skipped - 1, -1):
             places = self.layout[k]
@@ -127,15 +126,15 @@ def differentiable_run(
     last: int | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """``run.run`` with gradients: of the start state x (B, ...), the network's parameters and the
+    """``run.run`` with gradients by the start state x (B, ...), the network's parameters and the
     model's conditions.
 
-    Every network call is made once more on the way back; its activations alone are alive then.
+    The backward pass makes every network call once more, with only its activations alive.
     ``params`` are the parameters that get gradients, by default those of the network, where it is a
-    module, and else what its first call depends on. ``last`` lets gradients through the last so
-    many network calls only, and not to x (Clark et al. 2024, DRaFT-K).
-    Raises OdesolveError for a ``last`` below 1, and for a classifier's guidance, whose gradient is
-    not differentiated."""
+    module, otherwise everything that its first call depends on. ``last`` lets gradients through
+    only that many of the last network calls, and not to x (Clark et al. 2024, DRaFT-K). Raises
+    OdesolveError for a ``last`` below 1, and for a classifier's guidance, whose gradient is not
+    differentiated."""
     if last is not None and last < 1:
         raise OdesolveError(
             f"last={last}: give how many of the last network calls gradients go through, at least 1"
@@ -149,19 +148,21 @@ def differentiable_run(
 
     with torch.no_grad():
         cursor = begin(program, x, model.dtype, model.functions, None, keys)
-        time = model.times_for(program.asked, x)[cursor.call.index]
+        time = model.times_for(program.call_times, x)[cursor.call.index]
         call = cursor.call
 
     def first(ys: Sequence[Tensor], args: object) -> Tensor:
         answers = model.evaluate(ys[0], ys[1], time, call.branches)
         return torch.cat([answer.flatten() for answer in answers])
 
-    want = wanted(model.net, first, [cursor.input, cursor.state], (), params, own_tensors)
-    return with_gradients(rows, want, x if last is None else x.detach())
+    targets = gradient_targets(
+        model.net, first, [cursor.input, cursor.state], (), params, own_tensors
+    )
+    return with_gradients(rows, targets, x if last is None else x.detach())
 
 
 def check(adjoint: str | None, other: object, params: object, last: object) -> None:
-    """Raise OdesolveError for arguments of ``sample`` that do not go together."""
+    """Raise OdesolveError for arguments of ``sample`` that exclude each other."""
     if adjoint not in (None, "backprop"):
         raise unknown("adjoint", adjoint, ("backprop",))
     if adjoint is None and (params is not None or last is not None):

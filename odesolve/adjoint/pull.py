@@ -1,5 +1,5 @@
-"""Gradients of a solve that is walked backwards: one piece is evaluated again, pulled back and
-forgotten, then the one before."""
+"""Gradients of a solve, piece by piece from its end: evaluate a piece again, pull gradients back
+through it and free it, then go on with the piece before."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Moves = Callable[[Sequence[Tensor], Arguments], Sequence[Tensor]]
 
 
 class Sums:
-    """Gradients of the wanted arguments and parameters, summed over the pieces of a solve."""
+    """Gradients by the target arguments and parameters, summed over the pieces of a solve."""
 
-    def __init__(self, wanted: GradientTargets):
-        self.wanted = wanted
-        self.totals: list[Tensor | None] = [None] * len(wanted.tensors)
+    def __init__(self, targets: GradientTargets):
+        self.targets = targets
+        self.totals: list[Tensor | None] = [None] * len(targets.tensors)
 
     def add(self, grads: Sequence[Tensor | None]) -> None:
-        """Add gradients of everything that is wanted, in order."""
+        """Add gradients by all targets, in order."""
         for i, g in enumerate(grads):
             if g is not None:
                 total = self.totals[i]
                 self.totals[i] = g if total is None else total + g
 
     def pull(self, move: Move, y: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        """(move(y, args), gradient of y) for a gradient of the result; those of arguments and
-        parameters are added up."""
+        """(move(y, args), gradient by y) for a gradient of the result; adds those by arguments and
+        parameters."""
         out, back, grads = self.product(move, y, cotangent)
         self.add(grads)
         return out, back
@@ -51,7 +51,7 @@ class Sums:
         y: Tensor,
         cotangent: Tensor,
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """The result, its gradient of y, and of everything that is wanted."""
+        """The result, its gradient by y, and those by all targets."""
         (out,), (back,), grads = self.products(
             lambda ys, args: [move(ys[0], args)], [y], [cotangent]
         )
@@ -63,9 +63,9 @@ class Sums:
         ys: Sequence[Tensor],
         cotangents: Sequence[Tensor | None],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
-        """``product`` of several states at once; a gradient None of a result is none."""
+        """``product`` for several states at once; a cotangent of None counts as zero."""
         leaves = [y.detach().requires_grad_() for y in ys]
-        args, inputs = self.wanted.leaves()
+        args, inputs = self.targets.leaves()
         with torch.enable_grad():
             outs = move(leaves, args)
         pairs = [
@@ -74,13 +74,13 @@ class Sums:
             if x.requires_grad and g is not None
         ]
         for x, _ in pairs:
-            self.wanted.check(x, (*leaves, *inputs))
+            self.targets.check(x, (*leaves, *inputs))
         values = [x.detach() for x in outs]
         zeros = [torch.zeros_like(y) for y in ys]
         if not pairs:
             return values, zeros, [None] * len(inputs)
-        # The graph is kept for what f holds that was computed outside of it; ours goes with
-        # ``outs``.
+        # The graph is retained for tensors of f that were computed outside it; our own part is
+        # freed with ``outs``.
         grads = gradients(
             [x for x, _ in pairs],
             (*leaves, *inputs),
@@ -93,41 +93,40 @@ class Sums:
 
 
 class WayBack(Protocol):
-    """The way back over a solve."""
+    """The backward pass over a solve."""
 
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of y0 and, where the way gives them, of the output times (n,), from those of
+        """Gradients by y0 and, where the mode supports it, by the output times (n,), from those of
         the states."""
         ...
 
 
 class DerivativeMode(WayBack, Protocol):
-    """A way to gradients: a solve that keeps something, and its way back."""
+    """A way to compute gradients: a solve that stores something, and its backward pass."""
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The result (the states (n, B, ...) at the output times), and what the way back needs
+        """The result (the states (n, B, ...) at the output times), and what the backward pass needs
         besides them."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class _Way:
-    """A mode, what it finds gradients of, and a tensor without numbers that depends on all of
-    that."""
+    """A mode, its gradient targets, and an empty tensor that depends on all of them."""
 
     mode: DerivativeMode
-    wanted: GradientTargets
+    targets: GradientTargets
     anchor: Tensor
 
     def shared(self) -> Callable[[], _Way]:
-        """Itself for a node of the graph: weakly where the results of the call hold it, see
-        ``current_holder``."""
+        """A reference to itself for a node of the graph: weak where the results of the call refer
+        to it, see ``current_holder``."""
         holder = current_holder()
         if holder is None:
             return lambda: self
@@ -146,34 +145,34 @@ class _Solve(torch.autograd.Function):
     ) -> Tensor:
         kind = y0.device.type
         ctx.autocast = torch.is_autocast_enabled(kind)
-        y, kept = way.mode.forward(y0.detach())
+        y, extras = way.mode.forward(y0.detach())
         if ctx.autocast:
             ctx.precision = (kind, torch.get_autocast_dtype(kind))
-            # weights that were cast here have no gradients, and must not be met again
+            # weights that were cast here have no gradients, and must not be used again
             torch.clear_autocast_cache()
         ctx.way = way.shared()
-        ctx.save_for_backward(y, *kept)
+        ctx.save_for_backward(y, *extras)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        y, *kept = ctx.saved_tensors
+        y, *extras = ctx.saved_tensors
         way = ctx.way()
         if way is None:
             raise OdesolveError(
                 "the result of this solve is gone, and what its gradient needs with it: "
                 "differentiate what the solver returned"
             )
-        sums = Sums(way.wanted)
+        sums = Sums(way.targets)
         precision = (
             torch.autocast(*ctx.precision, cache_enabled=False)
             if ctx.autocast
             else contextlib.nullcontext()
         )
         with torch.no_grad(), precision, _one_at_a_time(grad):
-            for_y0, for_times = way.mode.backward(y.detach(), tuple(kept), grad, sums)
+            for_y0, for_times = way.mode.backward(y.detach(), tuple(extras), grad, sums)
         grads = [for_y0, for_times if ctx.needs_input_grad[2] else None, *sums.totals]
-        # With create_graph=True: an error for who differentiates again, instead of zeros.
+        # With create_graph=True: a second derivative raises an error instead of giving zeros.
         if torch.is_grad_enabled():
             grads = [None if g is None else first_only(g, RECORD, grad, way.anchor) for g in grads]
         return None, *grads
@@ -181,7 +180,7 @@ class _Solve(torch.autograd.Function):
 
 @contextlib.contextmanager
 def _one_at_a_time(grad: Tensor) -> Iterator[None]:
-    """Raise OdesolveError where gradients are taken many at once, which this way back cannot do."""
+    """Raise OdesolveError for batched gradients, which this backward pass cannot compute."""
     try:
         yield
     except RuntimeError as error:
@@ -194,9 +193,9 @@ def _one_at_a_time(grad: Tensor) -> Iterator[None]:
 
 
 def with_gradients(
-    mode: DerivativeMode, wanted: GradientTargets, y0: Tensor, times: Tensor | None = None
+    mode: DerivativeMode, targets: GradientTargets, y0: Tensor, times: Tensor | None = None
 ) -> Tensor:
-    """The states (n, B, ...) of a mode's solve, connected to y0 (B, ...), to the times, and to what
-    is wanted."""
-    anchor = first_only(y0.new_empty(0), RECORD, y0, times, *wanted.tensors)
-    return _Solve.apply(_Way(mode, wanted, anchor), y0, times, *wanted.tensors)  # type: ignore[return-value]
+    """The states (n, B, ...) of a mode's solve, connected to y0 (B, ...), to the times, and to the
+    targets."""
+    anchor = first_only(y0.new_empty(0), RECORD, y0, times, *targets.tensors)
+    return _Solve.apply(_Way(mode, targets, anchor), y0, times, *targets.tensors)  # type: ignore[return-value]

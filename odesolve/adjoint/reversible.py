@@ -1,4 +1,5 @@
-"""Solves that can be walked back without anything kept on the way (McCallum and Foster 2024)."""
+"""Reversible solves, which a backward pass retraces without stored states (McCallum and Foster
+2024)."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from odesolve.adjoint.pull import Sums
 from odesolve.adjoint.targets import Arguments
 from odesolve.errors import OdesolveError
 
-# (number of the step, whether it is made forwards, state, arguments): the increment of a step of
-# the method on step k from its beginning to its end, or from its end to its beginning.
+# (number of the step, whether it runs forwards, state, arguments): the method's increment over step
+# k, from its beginning to its end or from its end to its beginning.
 Increment = Callable[[int, bool, Tensor, Arguments], Tensor]
 CLOSEST = 0.99
 GROWTH = 2.0
@@ -23,22 +24,23 @@ def coupling(steps: int) -> float:
     """The weight l of y in y' = l y + (1 - l) z + increment: 0.99, or nearer to 1 on more than 200
     steps.
 
-    Walking back multiplies rounding errors by 1/l per step; this way by no more than e^2 in all.
+    The backward pass multiplies rounding errors by 1/l per step; with this l by at most e^2 in
+    total.
     """
     return max(CLOSEST, 1.0 - GROWTH / steps)
 
 
 @dataclass
 class Reversible:
-    """A second state z is carried along: y' = l y + (1 - l) z + Psi_h(t, z), z' = z - Psi_{-h}(t',
-    y'), from z = y.
+    """A solve with a second state z: y' = l y + (1 - l) z + Psi_h(t, z), z' = z - Psi_{-h}(t', y'),
+    from z = y.
 
-    Both maps can be solved for what they began with, so the way back makes the states anew, with
-    twice the evaluations of the method Psi, whose order it has. The gradient is that of the
-    discrete solve, up to rounding; besides the states at the output times two are kept. Source:
-    McCallum and Foster 2024, "Efficient, accurate and stable gradients for neural ODEs".
+    Both maps can be inverted, so the backward pass recomputes the states, with twice the
+    evaluations of the method Psi, whose order the solve has. The gradient is that of the discrete
+    solve, up to rounding; besides the states at the output times it stores two. Source: McCallum
+    and Foster 2024, "Efficient, accurate and stable gradients for neural ODEs".
 
-    ``passed`` is how many steps have been made at each output time, ``args`` are those of f.
+    ``passed`` is the number of steps before each output time, ``args`` are those of f.
     """
 
     psi: Increment
@@ -71,11 +73,11 @@ class Reversible:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor, None]:
-        now, z = kept
+        now, z = extras
         for_y = torch.zeros_like(now)
         for_z = torch.zeros_like(now)
         for k in range(self.steps, -1, -1):

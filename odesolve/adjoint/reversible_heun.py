@@ -1,5 +1,5 @@
-"""The reversible Heun method's own gradient, walked back without anything kept on the way (Kidger
-et al. 2021)."""
+"""The reversible Heun method's own gradient, whose backward pass retraces the solve without stored
+states (Kidger et al. 2021)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class ReversibleHeun:
     """z' = 2 y - z + f h + g w, then f', g' at z', then y' = y + (f + f') h/2 + (g + g') w/2, for
     the state (y, z, f, g).
 
-    All of a step can be made again from its end, with one evaluation, which its gradient needs as
-    well: the way back costs as many evaluations as the way there. The gradient is that of the
+    A step can be recomputed from its end, with one evaluation that its gradient needs as well: the
+    backward pass costs as many evaluations as the forward pass. The gradient is that of the
     discrete solve, up to rounding. Source: Kidger, Foster, Li and Lyons 2021, "Efficient and
     accurate gradients for neural SDEs", algorithms 1 and 2.
 
-    States come and go packed, ``split`` into views of the four; ``passed`` is how many steps have
-    been made at each output. ``product`` is g w, ``spread`` its transpose: the gradient of g from
-    that of the product, and w."""
+    States come and go packed, ``split`` into views of the four; ``passed`` is the number of steps
+    before each output. ``product`` is g w, ``spread`` its transpose: the gradient of g from that of
+    the product, and w."""
 
     both: Both
     product: Callable[[Tensor, Tensor], Tensor]
@@ -56,7 +56,7 @@ class ReversibleHeun:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor, None]:
@@ -77,15 +77,15 @@ class ReversibleHeun:
         z: Tensor,
         sums: Sums,
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
-        """Drift and diffusion at z, where k steps have been made, and what they were made of."""
+        """Drift and diffusion at z after k steps, and the leaves that they depend on."""
         leaf = z.detach().requires_grad_()
-        args, inputs = sums.wanted.leaves()
+        args, inputs = sums.targets.leaves()
         with torch.enable_grad():
             t = self.grid[k - 1][1] if k else self.grid[0][0]
             outs = self.both(t, leaf, args)
         for x in outs:
             if x.requires_grad:
-                sums.wanted.check(x, (leaf, *inputs))
+                sums.targets.check(x, (leaf, *inputs))
         return outs, (leaf, *inputs)
 
     def _back(

@@ -1,5 +1,5 @@
-"""Gradients of solves of stochastic differential equations: the three ways, with the noise made
-again from its keys."""
+"""Gradients of solves of stochastic differential equations: the three modes, with noise recomputed
+from its keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from odesolve.adjoint.backprop import Backprop, Trail
 from odesolve.adjoint.pull import DerivativeMode, Sums, with_gradients
 from odesolve.adjoint.reversible import Reversible
-from odesolve.adjoint.targets import Arguments, GradientTargets, check_mode, wanted
+from odesolve.adjoint.targets import Arguments, GradientTargets, check_mode, gradient_targets
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, NFE, OK, STATUS
 from odesolve.ode.drift import State
@@ -33,9 +33,10 @@ class StochasticAdjoint:
     da = -a df/dy dt - a dg/dy o dW with a = dL/dy, and y with it, by stochastic Heun on the steps
     of the solve; gradients of parameters are the integrals of a df/dp dt + a dg/dp o dW. The
     gradient is that of the equation, and the steps' own in the limit of small ones: strong order 1.
-    Only the states at the output times are kept, and taken up again there.
+    The forward pass stores only the states at the output times, where the backward solve starts
+    again from them.
 
-    ``run`` makes the way there on the steps of ``grid``, ``noise`` the increment of W over one of
+    ``run`` is the forward solve on the steps of ``grid``, ``noise`` the increment of W over one of
     them; ``moved`` is f h + g w of (t, y, arguments, h, w), with Stratonovich's f.
     """
 
@@ -51,7 +52,7 @@ class StochasticAdjoint:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor, None]:
@@ -80,14 +81,14 @@ class StochasticAdjoint:
 
 @dataclass
 class SDEGradients:
-    """A solve on a grid, and a way to gradients of it.
+    """A solve on a grid with gradients.
 
     Args:
         way: the solve.
         where: its steps, the same number between any two of the output times.
-        calculus: how the equation is meant.
-        adjoint: how gradients are made.
-        params: the parameters that get gradients, None for all that are found.
+        calculus: that of the equation, "ito" or "stratonovich".
+        adjoint: how to compute gradients.
+        params: the parameters that get gradients, None for all that f and g use.
     """
 
     way: FusedSteps
@@ -116,20 +117,25 @@ class SDEGradients:
         recording = torch.is_grad_enabled()
         modules = [m for m in (f, g) if isinstance(m, nn.Module)]
         module = nn.ModuleList(modules) if len(modules) == 2 else None
-        held = [p for m in modules for p in m.parameters()]
-        want = wanted(
-            module, self._first, [drift.start], drift.args, self.params if recording else (), held
+        parameters = [p for m in modules for p in m.parameters()]
+        targets = gradient_targets(
+            module,
+            self._first,
+            [drift.start],
+            drift.args,
+            self.params if recording else (),
+            parameters,
         )
-        y = with_gradients(self._mode(want), want, drift.packed(y0))
-        marched = self._reached(y.detach()) if self.adjoint == "reversible" else self.made
-        # the evaluation that looked what f and g depend on
-        marched.state[NFE] += float(want.looked and module is None)
+        y = with_gradients(self._mode(targets), targets, drift.packed(y0))
+        marched = self._reached(y.detach()) if self.adjoint == "reversible" else self.marched
+        # the evaluation that showed what f and g depend on
+        marched.state[NFE] += float(targets.looked and module is None)
         ones = [1] * (y.dim() - 2)
         arrived = (marched.state[STATUS] == OK).view(-1, *ones)
         return Marched(y, torch.where(arrived, y[-1], marched.last), marched.state)
 
     def _first(self, ys: Sequence[Tensor], args: Arguments) -> Tensor:
-        """Something that depends on all that f and g use."""
+        """A tensor that depends on everything that f and g use."""
         self.eq.begin()
         plain = PlainEquation(self.eq, args)
         t = self.where.t[0]
@@ -137,7 +143,7 @@ class SDEGradients:
         f, moved = plain.both(ys[0], t, w)
         return f + moved
 
-    def _mode(self, want: GradientTargets) -> DerivativeMode:
+    def _mode(self, targets: GradientTargets) -> DerivativeMode:
         if self.adjoint == "continuous":
             steps = self.steps
             return StochasticAdjoint(
@@ -152,7 +158,7 @@ class SDEGradients:
         return Reversible(
             lambda k, forwards, y, args: self.steps.move(k, forwards, y, args) - y,
             self.where.passed,
-            want.args,
+            targets.args,
             None,
             self.tick,
         )
@@ -176,8 +182,8 @@ class SDEGradients:
         return h * f + g * w
 
     def _run(self, before: Tensor | None = None) -> Tensor:
-        self.made = self.way.run(self.where, self.tick, before)
-        return self.made.y
+        self.marched = self.way.run(self.where, self.tick, before)
+        return self.marched.y
 
     def _trail(self, y0: Tensor) -> Trail:
         before = y0.new_empty(len(self.where), *y0.shape)
@@ -189,7 +195,7 @@ class SDEGradients:
         )
 
     def _reached(self, y: Tensor) -> Marched:
-        """What a reversible solve to these states leaves."""
+        """The result of a reversible solve to these states."""
         alive = Alive(y[0], 2 * self.way.solver.drifts)
         alive.step = len(self.where)
         finite = y[-1].isfinite().flatten(1).all(1)

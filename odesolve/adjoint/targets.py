@@ -1,5 +1,5 @@
-"""What gets gradients besides the first state: tensors among the arguments, and the parameters of
-f, given or seen in an evaluation."""
+"""Gradient targets besides the first state: tensors among the arguments, and the parameters of f,
+listed by the user or detected in an evaluation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Arguments = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class GradientTargets:
-    """The arguments of f, which of them want gradients, and parameters; ``looked`` says
-    that an evaluation of f showed them, as nobody listed them."""
+    """The arguments of f, which of them require gradients, and parameters; ``looked`` says that an
+    evaluation of f detected these, as the user listed none."""
 
     args: Arguments
     places: tuple[int, ...]
@@ -34,8 +34,8 @@ class GradientTargets:
         return (*(self.args[i] for i in self.places), *self.params)
 
     def leaves(self) -> tuple[Arguments, tuple[Tensor, ...]]:
-        """The arguments with leaves of their own in place of those that want gradients, and
-        ``tensors`` with these leaves."""
+        """The arguments with fresh leaves in place of those that require gradients, and ``tensors``
+        with these leaves."""
         args = list(self.args)
         for i in self.places:
             args[i] = self.args[i].detach().requires_grad_()
@@ -59,23 +59,22 @@ class GradientTargets:
                 )
 
 
-def wanted(
+def gradient_targets(
     module: Any,
     call: Callable[[Sequence[Tensor], Arguments], Tensor],
     ys: Sequence[Tensor],
     args: Sequence[Any],
     params: Sequence[Tensor] | None,
-    held: Sequence[Any] = (),
+    others: Sequence[Any] = (),
 ) -> GradientTargets:
     """Arguments and parameters that get gradients.
 
-    Without ``params`` they are those of ``module``, where it is one, else every leaf with
-    ``requires_grad`` that the result of ``call(ys, args)`` depends on: one evaluation of f finds
-    what closures, methods and partials hold. A tensor computed from leaves counts as its leaves;
-    where that is expensive, give it in ``args`` or ``params``. ``held`` are more tensors that f is
-    known to hold.
-    Raises OdesolveError for ``params`` that hold anything but floating-point tensors with
-    ``requires_grad``."""
+    Without ``params`` they are those of ``module``, where it is one, otherwise every leaf with
+    ``requires_grad`` that the result of ``call(ys, args)`` depends on: one evaluation of f detects
+    those in closures, methods and partials. A tensor computed from leaves counts as its leaves;
+    where that is expensive, give it in ``args`` or ``params``. ``others`` are further tensors that
+    f is known to use. Raises OdesolveError for ``params`` that hold anything but floating-point
+    tensors with ``requires_grad``."""
     places = tuple(i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad)
     if params is not None:
         given = tuple(params)
@@ -90,7 +89,7 @@ def wanted(
                     f"params hold {what}: give tensors that require gradients, or leave params out"
                 )
         return GradientTargets(tuple(args), places, given, False)
-    known = [x for x in held if isinstance(x, Tensor) and x.requires_grad]
+    known = [x for x in others if isinstance(x, Tensor) and x.requires_grad]
     if isinstance(module, nn.Module):
         known += [p for p in module.parameters() if p.requires_grad]
     else:
@@ -109,8 +108,8 @@ def wanted(
 
 def _refuse_views(out: Tensor, before: Any) -> None:
     """Raise OdesolveError for a leaf that f sees through a view of its own shape from before a
-    node: torch.autograd.functional makes such views, and differentiates by them, whom gradients of
-    the leaf would pass by."""
+    node: torch.autograd.functional creates such views and differentiates by them, and gradients of
+    the leaf would bypass them."""
     for node in nodes_of(out.grad_fn):
         inputs = [x for x, _ in node.next_functions]
         leaf = getattr(inputs[0], "variable", None) if inputs else None
@@ -124,16 +123,15 @@ def _refuse_views(out: Tensor, before: Any) -> None:
 
 
 def leaves_of(out: Tensor, stops: Sequence[Tensor] = ()) -> list[Tensor]:
-    """The leaves that autograd would send a gradient of out to, not looking behind the tensors
-    ``stops``."""
+    """The leaves that a gradient of out would reach, without going past the tensors ``stops``."""
     hidden = {p.grad_fn for p in stops if p.grad_fn is not None}
     leaves = (getattr(node, "variable", None) for node in nodes_of(out.grad_fn, hidden))
     return [leaf for leaf in leaves if leaf is not None]
 
 
 def check_mode(adjoint: str | None, steps: object, more: Sequence[object] = ()) -> None:
-    """Raise OdesolveError for an unknown way to gradients, one that needs steps of one size, or
-    ``more`` without any way."""
+    """Raise OdesolveError for an unknown ``adjoint``, for one that needs steps of one size, or for
+    ``more`` without any."""
     if adjoint is None and any(x is not None for x in more):
         raise OdesolveError(
             'params and adjoint_options are for gradients: give adjoint="backprop" as well'

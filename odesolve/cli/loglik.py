@@ -321,14 +321,14 @@ def _saved(out: File, settings: str, given: argparse.Namespace, limit: int) -> n
         return np.zeros((0, len(KEPT)))
     door = Door(str(out), "holds no values of loglik", "give another --out, or leave out --resume")
     arrays = read_npz(out, door)
-    held = shaped(arrays, _Values, door)
-    theirs = None if held.meaning is None else str(held.meaning)
-    version = None if held.odesolve is None else str(held.odesolve)
-    if theirs != meaning(given.levels) or held.status is None:
+    values = shaped(arrays, _Values, door)
+    theirs = None if values.meaning is None else str(values.meaning)
+    version = None if values.odesolve is None else str(values.odesolve)
+    if theirs != meaning(given.levels) or values.status is None:
         raise other_meaning(out, theirs, version, meaning(given.levels), door.instead)
-    if str(held.settings) != settings:
+    if str(values.settings) != settings:
         raise OdesolveError(
-            f"{out} was made with {held.settings}: give the same options, or leave out --resume"
+            f"{out} was made with {values.settings}: give the same options, or leave out --resume"
         )
     return _table(arrays, limit, door)
 

@@ -122,18 +122,18 @@ def _settings(value: Any) -> Any:
 def _of_net(net: nn.Module) -> bytes:
     """The digest of a network, kept while nothing changes that is cheap to see."""
     state = _state(net)
-    held = _NETS.get(net)
-    if held is None or state is None or held[0] != state:
-        held = _NETS[net] = state or (), ValueWalk().digest(net, "net")
-    return held[1]
+    entry = _NETS.get(net)
+    if entry is None or state is None or entry[0] != state:
+        entry = _NETS[net] = state or (), ValueWalk().digest(net, "net")
+    return entry[1]
 
 
 def _state(net: nn.Module) -> tuple | None:
     """Modules with their plain attributes, tensors with their versions, and some numbers; None
     where these cannot be read."""
     modules = list(net.modules())
-    holders = [held for m in modules for held in (m._parameters, m._buffers)]
-    tensors = [x for held in holders for x in held.values() if x is not None]
+    holders = [holder for m in modules for holder in (m._parameters, m._buffers)]
+    tensors = [x for holder in holders for x in holder.values() if x is not None]
     attributes = [(m, k, v) for m in modules for k, v in vars(m).items()]
     plain = [(id(m), type(m), k, v) for m, k, v in attributes if isinstance(v, PLAIN)]
     probed = tensors[:: 1 + len(tensors) // PROBES]

@@ -60,8 +60,8 @@ def _check_net(ranks: Ensemble, model: Any, name: str) -> None:
 def _check_conditions(model: Any, batch: int, sizes: list[int]) -> None:
     """Raise OdesolveError for conditions with one value per sample of a rank's part, instead of the
     batch."""
-    held = (model.cond, model.network.uncond or {}) if isinstance(model, Model) else ()
-    for name, n in sizes_of(held):
+    conditions = (model.cond, model.network.uncond or {}) if isinstance(model, Model) else ()
+    for name, n in sizes_of(conditions):
         if n in sizes and n not in (1, batch):
             raise OdesolveError(
                 f"the condition {name!r} has {n} rows for a batch of {batch}: give one row per "

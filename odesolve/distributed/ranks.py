@@ -142,8 +142,8 @@ def mine(batch: int, ranks: int, rank: int) -> Tensor:
 
 def agreed(seed: int, device: torch.device | str, group: Any = None) -> int:
     """The first rank's seed, on every rank of a group."""
-    held = torch.tensor([signed(seed)], dtype=torch.int64, device=device)
-    return int(gathered(held, group)[0]) % 2**64
+    own = torch.tensor([signed(seed)], dtype=torch.int64, device=device)
+    return int(gathered(own, group)[0]) % 2**64
 
 
 def together(parts: Sequence[Tensor], sizes: Sequence[int], group: Any) -> list[Tensor]:

@@ -91,6 +91,6 @@ def _check_claim(file: BinaryIO, size: int, door: Door, name: str) -> None:
     shape, _, dtype = HEADERS[version](file)
     if dtype.kind not in KINDS:
         raise door.refuse(f"{name} holds {dtype}: expected numbers")
-    held = size - file.tell()
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held:
-        raise door.refuse(f"{name} claims {dtype} of shape {shape} and holds {held} bytes")
+    size_of_data = size - file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size_of_data:
+        raise door.refuse(f"{name} claims {dtype} of shape {shape} and holds {size_of_data} bytes")

@@ -151,10 +151,10 @@ class ValueWalk:
 
     def _tensor(self, x: Tensor) -> bytes:
         state = None if x.is_inference() else (x._version, x.device, _address(x))
-        held = self.tensors.get(id(x))
-        if held is None or state is None or held[1] != state:
-            held = self.tensors[id(x)] = x, state, self._bytes(x)
-        return held[2]
+        entry = self.tensors.get(id(x))
+        if entry is None or state is None or entry[1] != state:
+            entry = self.tensors[id(x)] = x, state, self._bytes(x)
+        return entry[2]
 
     def _bytes(self, x: Tensor) -> bytes:
         if isinstance(x, UninitializedParameter | UninitializedBuffer):

@@ -149,13 +149,13 @@ def _module(module: nn.Module) -> Parts:
 
 
 def _with_hooks(module: nn.Module, hooks: dict[str, list[Any]]) -> Parts:
-    held = vars(module)
-    inside = held["_modules"]
+    attributes = vars(module)
+    inside = attributes["_modules"]
     parts = [
         ("class", type(module)),
         ("order", tuple(inside)),
-        *held["_parameters"].items(),
-        *held["_buffers"].items(),
+        *attributes["_parameters"].items(),
+        *attributes["_buffers"].items(),
     ]
     parts += [(name, tuple(hooks[name])) for name in HOOKS if name in hooks]
     own = [(k, v) for k, v in _attributes(module) if k not in OF_MODULE and k not in HOOKS]
@@ -171,12 +171,12 @@ def _scripted(module: torch.jit.ScriptModule) -> Parts:
         if core.hasattr(n)
     }
     inside = dict(module.named_children())
-    held = {n: core.getattr(n) for n in names - inside.keys()}
+    values = {n: core.getattr(n) for n in names - inside.keys()}
     code: list[tuple[str, Any]] = []
     with contextlib.suppress(RuntimeError, AttributeError):  # a container has none
         text, constants = module.code_with_constants
         code = [("code", MANGLED.sub("", text)), ("constants", dict(constants.const_mapping))]
-    plain = [(n, v) for n, v in held.items() if not isinstance(v, torch._C.ScriptObject)]
+    plain = [(n, v) for n, v in values.items() if not isinstance(v, torch._C.ScriptObject)]
     tensors = {
         **dict(module.named_parameters(recurse=False)),
         **dict(module.named_buffers(recurse=False)),
@@ -198,14 +198,14 @@ def _script_function(fn: Any) -> Parts:
 
 
 def _function(fn: types.FunctionType) -> Parts:
-    held = attributes_of(fn)
+    attributes = attributes_of(fn)
     if compiles(fn):
         return Parts("compiled", [("function", vars(fn)[COMPILED]), *set_by_users(fn)])
     if of_library(fn):
-        return Parts("function", [("name", named(fn)), *cells(fn), *held])
+        return Parts("function", [("name", named(fn)), *cells(fn), *attributes])
     given = [("defaults", fn.__defaults__), ("kwdefaults", fn.__kwdefaults__)]
     code = Parts("code", code_parts(fn.__code__, fn.__doc__))
-    surroundings = (*cells(fn), *outside(fn), *held)
+    surroundings = (*cells(fn), *outside(fn), *attributes)
     return Parts("function", [("code", code), *given, *surroundings])
 
 
@@ -220,9 +220,9 @@ def _method(method: Any) -> Parts:
 
 
 def _builtin(fn: Any) -> Parts:
-    held = getattr(fn, "__self__", None)
-    held = None if isinstance(held, types.ModuleType) else held
-    return Parts("builtin", [("name", fn.__qualname__), ("self", held)])
+    owner = getattr(fn, "__self__", None)
+    owner = None if isinstance(owner, types.ModuleType) else owner
+    return Parts("builtin", [("name", fn.__qualname__), ("self", owner)])
 
 
 def _partial(fn: functools.partial) -> Parts:
@@ -244,8 +244,8 @@ def _names(use: Names) -> Parts:
     module, names = use
     if module_in_library(module.__name__):
         return Parts("library", [("name", module.__name__)])
-    held = vars(module)
-    inside = [(n, used(held[n], names)) for n in names & held.keys()]
+    attributes = vars(module)
+    inside = [(n, used(attributes[n], names)) for n in names & attributes.keys()]
     return Parts("file", inside, ordered=False)
 
 
@@ -265,12 +265,12 @@ def _cached(value: Any) -> Parts:
     return Parts("cached", [("function", getattr(value, "func", None) or value.__wrapped__)])
 
 
-def _mapping(held: Mapping) -> Parts:
+def _mapping(mapping: Mapping) -> Parts:
     """A mapping by its names, as another order makes no difference; in its order where the mapping
     has one, or holds functions, which may be called in turn."""
-    items = list(held.items())
+    items = list(mapping.items())
     text = all(type(k) is str for k, _ in items)
-    ordered = isinstance(held, OrderedDict) or any(callable(v) for _, v in items)
+    ordered = isinstance(mapping, OrderedDict) or any(callable(v) for _, v in items)
     if not text:
         return Parts("mapping", [("", pair) for pair in items], ordered)
     if items and all(isinstance(v, Tensor) for _, v in items):
@@ -286,13 +286,13 @@ def _unprefixed(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return items
 
 
-def _sequence(held: Any) -> Parts:
-    kind = "list" if isinstance(held, list) else "tuple"
-    return Parts(kind, [(str(i), v) for i, v in enumerate(held)])
+def _sequence(values: Any) -> Parts:
+    kind = "list" if isinstance(values, list) else "tuple"
+    return Parts(kind, [(str(i), v) for i, v in enumerate(values)])
 
 
-def _set(held: Any) -> Parts:
-    return Parts("set", [("", v) for v in list(held)], ordered=False)
+def _set(values: Any) -> Parts:
+    return Parts("set", [("", v) for v in list(values)], ordered=False)
 
 
 def _enum(member: enum.Enum) -> Parts:
@@ -334,9 +334,9 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     others."""
     cls = type(value)
     # a list, as another thread may add attributes
-    for name, held in list(getattr(value, "__dict__", {}).items()):
+    for name, part in list(getattr(value, "__dict__", {}).items()):
         if not isinstance(getattr(cls, name, None), functools.cached_property):
-            yield name, held
+            yield name, part
     for name in _slots(cls):
         if hasattr(value, name):
             yield name, getattr(value, name)

@@ -98,15 +98,17 @@ def adds_by_class(wrapper: nn.Module) -> bool:
 def additions(wrapper: nn.Module) -> Iterator[tuple[str, Any]]:
     """What a user has set on a wrapper: attributes, weights and networks that its class does not
     have."""
-    held = vars(wrapper)
+    attributes = vars(wrapper)
     net = network_of(wrapper)
-    yield from held["_parameters"].items()
-    yield from held["_buffers"].items()
-    yield from ((name, module) for name, module in held["_modules"].items() if module is not net)
+    yield from attributes["_parameters"].items()
+    yield from attributes["_buffers"].items()
+    yield from (
+        (name, module) for name, module in attributes["_modules"].items() if module is not net
+    )
     # wrappers of the compiler hand attributes on to their network
     if not type(wrapper).__module__.startswith(COMPILER):
         own = _attributes(type(wrapper))
-        yield from ((name, value) for name, value in held.items() if name not in own)
+        yield from ((name, value) for name, value in attributes.items() if name not in own)
 
 
 @functools.cache

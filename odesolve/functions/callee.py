@@ -47,7 +47,7 @@ class Callee:
     differentiate."""
 
     # whether f may differentiate its state; None where that depends on its parameters
-    asked: bool | None
+    wants_gradients: bool | None
 
     def __init__(self, fn: Callable[..., Any], what: str = "f", several: bool = False, at: int = 1):
         self.fn = fn
@@ -55,7 +55,7 @@ class Callee:
         self._own = each_owned if several else tensor_owned
         self.given = fn
         self.at = at
-        self.asked = True
+        self.wants_gradients = True
         # whether it gets copies; None until the first call has shown it
         self.careful: bool | None = None
         # the copies of the first call, until the next one, unless a graph recorded them
@@ -151,7 +151,7 @@ class Callee:
                 raise_misread(e, self.what, self.at, ours, named)
                 raise
             differentiating = Differentiating(self.given, self.what, self.at)
-            out = differentiating.repeat(self.asked, e, (*ours, *args), named)
+            out = differentiating.repeat(self.wants_gradients, e, (*ours, *args), named)
         self.fn = differentiating
         self.free = False
         return out

@@ -33,18 +33,18 @@ class Differentiating:
 
     def repeat(
         self,
-        wanted: bool | None,
+        recorded: bool | None,
         error: Exception,
         given: Sequence[Any],
         named: Mapping[str, Any],
     ) -> Any:
         """Repeat a call that failed with this error. Raises OdesolveError unless gradients are
         asked for."""
-        if wanted is not False:
+        if recorded is not False:
             outside = torch.is_grad_enabled()
             with torch.inference_mode(False), torch.enable_grad():
                 out, leaves = self._on_leaves(given, named)
-            if wanted or any(wants_gradients(x, leaves) for x in tensors_in([out])):
+            if recorded or any(wants_gradients(x, leaves) for x in tensors_in([out])):
                 return out if outside else each(out, Tensor.detach)
         raise OdesolveError(
             f"{self.what} differentiates its state, and nothing here asks for gradients of it: let "

@@ -39,11 +39,11 @@ def _inside(value: Any, names: Names, depth: int, seen: set[int]) -> Iterator[nn
         yield value
     elif isinstance(value, types.FunctionType):
         used = _names(value.__code__)
-        for held in _held_by_function(value):
-            yield from _inside(held, used, depth + 1, seen)
+        for part in _values_of_function(value):
+            yield from _inside(part, used, depth + 1, seen)
     else:
-        for held in _parts(value, names):
-            yield from _inside(held, names, depth + 1, seen)
+        for part in _parts(value, names):
+            yield from _inside(part, names, depth + 1, seen)
 
 
 def _parts(value: Any, names: Names) -> Iterable[Any]:
@@ -65,12 +65,12 @@ def _attributes(owner: Any, names: Names) -> list[Any]:
     in other ways."""
     slots = getattr(type(owner), "__slots__", ())
     slots = [slots] if isinstance(slots, str) else slots
-    held = {k: getattr(owner, k, None) for k in slots}
-    held |= getattr(owner, "__dict__", {})
-    named = [v for k, v in held.items() if k in names]
+    attributes = {k: getattr(owner, k, None) for k in slots}
+    attributes |= getattr(owner, "__dict__", {})
+    named = [v for k, v in attributes.items() if k in names]
     if any(isinstance(v, nn.Module) for v in named):
         return named
-    return list(held.values())
+    return list(attributes.values())
 
 
 def _reached(owner: Any, f: Any) -> Names:
@@ -85,7 +85,7 @@ def _reached(owner: Any, f: Any) -> Names:
     return frozenset(names)
 
 
-def _held_by_function(f: types.FunctionType) -> Iterator[Any]:
+def _values_of_function(f: types.FunctionType) -> Iterator[Any]:
     for cell in f.__closure__ or ():
         try:
             yield cell.cell_contents

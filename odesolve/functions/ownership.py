@@ -39,10 +39,10 @@ def tensor_owned(out: Any, pool: list[Tensor] | None = None) -> Any:
         NotImplementedError
     ):  # torch's word for a wrapper of torch.func without memory, in a transform or after its end
         return out if transformed() else out.clone()
-    held = getrefcount(out), _owners(out), _uses(storage._cdata)
-    if held == ALONE and storage.resizable():  # memory from elsewhere, such as numpy's, is not
+    counts = getrefcount(out), _owners(out), _uses(storage._cdata)
+    if counts == ALONE and storage.resizable():  # memory from elsewhere, such as numpy's, is not
         return out
-    base = out._base if held == VIEW and storage.resizable() else None
+    base = out._base if counts == VIEW and storage.resizable() else None
     if base is not None and (getrefcount(base), _owners(base)) == BASE:
         return out
     if pool is None or out.requires_grad:
@@ -55,7 +55,7 @@ def _copied_to(out: Tensor, pool: list[Tensor]) -> Tensor:
 
     Rejected: fresh memory each time, whose pages cost a CPU several times the copy."""
     for i in range(len(pool)):
-        if _held_in(pool, i) == POOLED:
+        if _counts_in(pool, i) == POOLED:
             free = pool[i]
             same = free.shape == out.shape and free.dtype == out.dtype and free.device == out.device
             if same and free.is_inference() == torch.is_inference_mode_enabled():
@@ -67,7 +67,7 @@ def _copied_to(out: Tensor, pool: list[Tensor]) -> Tensor:
     return fresh
 
 
-def _held_in(pool: list[Tensor], i: int) -> tuple[int, int, int]:
+def _counts_in(pool: list[Tensor], i: int) -> tuple[int, int, int]:
     return getrefcount(pool[i]), _owners(pool[i]), _uses(pool[i].untyped_storage()._cdata)
 
 
@@ -75,9 +75,9 @@ def _measured(out: Tensor) -> tuple[Any, Any]:
     """The numbers of references that ``tensor_owned`` counts. The lines are the same there, as
     every local name adds to them."""
     storage = out.untyped_storage()
-    held = getrefcount(out), _owners(out), _uses(storage._cdata)
-    base = out._base if held else None
-    return held, None if base is None else (getrefcount(base), _owners(base))
+    counts = getrefcount(out), _owners(out), _uses(storage._cdata)
+    base = out._base if counts else None
+    return counts, None if base is None else (getrefcount(base), _owners(base))
 
 
 def _calibrated() -> tuple[Any, Any, Any]:
@@ -93,7 +93,7 @@ def _calibrated() -> tuple[Any, Any, Any]:
 _uses: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda memory: -1)
 _owners: Callable[[Tensor], int] = getattr(Tensor, "_use_count", lambda x: -1)
 ALONE, VIEW, BASE = _calibrated()
-POOLED = _held_in([torch.empty(2)], 0)
+POOLED = _counts_in([torch.empty(2)], 0)
 if _uses(torch.empty(0).untyped_storage()._cdata) < 0:  # then every result is copied
     ALONE = VIEW = POOLED = None
 

@@ -1,9 +1,9 @@
-"""Whether a right-hand side gives the same answer twice, and what layers in train mode do to a
-solve.
+"""Whether a right-hand side returns the same value twice, and the effect of layers in train mode on
+a solve.
 
-A solver by tolerance takes a random answer for an error and shortens its steps without end; a
-solver of fixed steps returns a number that means nothing. The usual cause is dropout in a network
-that was left in train mode."""
+A solver by tolerance mistakes random values for an error and shortens its steps without end; a
+solver of fixed steps returns a meaningless number. The usual cause is dropout in a network that was
+left in train mode."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from odesolve.functions.modules import modules_within
 # A difference relative to the root mean square of an answer: sums in another order differ by less,
 # also in half precision, and dropout by far more.
 APART = 1e-3
-# Further calls where an answer drew random numbers. Rejected: one, as an answer of few numbers
-# comes out the same by chance in one of twenty cases.
+# Further calls where the first call drew random numbers. Rejected: one, as a result of few numbers
+# is the same by chance in one of twenty cases.
 REPEATS = 3
 RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU)
 SHARES = (nn.MultiheadAttention, nn.RNNBase)  # whose ``dropout`` is a number
@@ -36,17 +36,17 @@ COUNTING = nn.modules.batchnorm._NormBase
 
 
 class Steady:
-    """A function whose first call is repeated. Raises OdesolveError where the answers differ.
+    """A function that repeats its first call. Raises OdesolveError where the results differ.
 
-    The call is repeated three times where the first answer moved one of the global random
-    generators (torch's, also the device's, numpy's and Python's), or where ``module``, by default
-    the function's own, has layers that draw; otherwise once with ``always``. With ``batch``, it is
-    repeated for that many of its samples only. ``extra`` counts the further calls. Under a
-    transform of torch.func, which shows no values, the next plain call counts as the first.
+    It repeats the call three times where the first moved one of the global random generators
+    (torch's, also the device's, numpy's and Python's), or where ``module``, by default the
+    function's own, has layers that draw; otherwise once with ``always``. With ``batch``, it repeats
+    the call for only that many samples. ``extra`` counts the further calls. Under a transform of
+    torch.func, which hides values, the next plain call counts as the first.
 
     With ``elsewhere``, two times of the network (of one dimension, with a row each), the repeated
-    call has the first and the last row at these times: an answer for other rows that depends on
-    them is refused, as the solve will give each row its own time."""
+    call has the first and the last row at these times: it also raises where the results of other
+    rows depend on them, as the solve will give each row its own time."""
 
     elsewhere: tuple[float, float] | None = None
 
@@ -65,7 +65,7 @@ class Steady:
         self.extra = 0
         self.asked = False
         self.module = module if module is not None else f
-        self.held: Any = None
+        self.arguments: Any = None
         self.__wrapped__ = f  # for inspect.signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,8 +77,7 @@ class Steady:
         self.asked = True
         question = _copied((args, kwargs))  # a network may work in place
         mixed = self._mixed(question)
-        # Where the call is repeated in any case, the last one counts, so that a caller sees what f
-        # keeps of it.
+        # With ``always`` the last call counts, so that a caller sees what f keeps of its arguments.
         early = [self._again(question if mixed is None else mixed)] if self.always else []
         before = _generators(question)
         out = self.f(*args, **kwargs)
@@ -94,15 +93,15 @@ class Steady:
         if mixed is not None:
             calls = self.extra
             self._check_times(out, early[0], question)
-            # f may keep its arguments, and further calls came after these: held here, they are seen
-            # to be kept.
+            # f may keep its arguments, and further calls came after these: a reference here shows
+            # that they may still be in use.
             if self.extra > calls:
-                self.held = args, kwargs
+                self.arguments = args, kwargs
         return out
 
     def _mixed(self, question: Any) -> Any:
-        """The question with the first row, and the last of three or more, at other times; None
-        where it has no such times, or where rows depend on each other in train mode, which has a
+        """The arguments with the first row, and the last of three or more, at other times; None
+        where they have no such times, or where rows depend on each other in train mode, which has a
         warning of its own."""
         if self.elsewhere is None or not self.always:
             return None
@@ -119,8 +118,8 @@ class Steady:
         return args, named
 
     def _check_times(self, out: Any, other: Any, question: Any) -> None:
-        """Compare the answers for the rows whose times were the same. Raises OdesolveError where
-        the times of other rows changed them."""
+        """Compare the results of the rows with the same times. Raises OdesolveError where the times
+        of other rows changed them."""
         if not isinstance(out, Tensor) or not isinstance(other, Tensor) or len(other) < 2:
             return
         rows = slice(1, -1) if len(other) > 2 else slice(1, 2)
@@ -136,8 +135,8 @@ class Steady:
         )
 
     def _late(self, first: Tensor, question: Any) -> bool:
-        """Whether the first row, whose answer did not change with its time, changes where all rows
-        have that time: f may go by the latest or the earliest time of all, which may be the one at
+        """Whether the first row, whose result did not change with its time, changes where all rows
+        have that time: f may use the latest or the earliest time of all, which may be the one at
         which all solves begin."""
         args, named = _copied(question)
         assert self.elsewhere is not None
@@ -147,7 +146,7 @@ class Steady:
     def _again(self, question: Any) -> Any:
         self.extra += 1
         again, named = _copied(self._of_samples(question))
-        # In the same mode. Rejected: no_grad, in which attention takes other ways and roundings.
+        # In the same mode. Rejected: no_grad, where attention takes other kernels and roundings.
         out = self.f(*again, **named)
         self._refuse_loose(out)
         # a copy, as f may return the same buffer each time
@@ -163,7 +162,7 @@ class Steady:
                     )
 
     def _of_samples(self, question: Any) -> Any:
-        """The question for the first ``batch`` samples."""
+        """The arguments for the first ``batch`` samples."""
         sizes = [len(x) for x in pytree.tree_leaves(question) if isinstance(x, Tensor) and x.dim()]
         if self.batch is None or not sizes or max(sizes) <= self.batch:
             return question
@@ -177,7 +176,7 @@ class Steady:
 
 
 def check_same(one: Any, other: Any, name: str) -> None:
-    """Raise OdesolveError where two answers to one question differ by more than rounding; the
+    """Raise OdesolveError where the results of two equal calls differ by more than rounding; the
     second may have fewer samples."""
     for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=False):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and _apart(a.detach(), b.detach()):
@@ -226,8 +225,8 @@ def _devices(x: Any) -> set[torch.device]:
 
 
 def _generators(question: Any) -> list[Any]:
-    """The states of the global random generators that an answer may draw from, without waiting for
-    a device."""
+    """The states of the global random generators that a call may draw from, without waiting for a
+    device."""
     states: list[Any] = [torch.default_generator.get_state().numpy().tobytes(), random.getstate()]
     if "numpy" in sys.modules:
         states.append(_numpy_state(sys.modules["numpy"].random.get_bit_generator()))
@@ -288,14 +287,14 @@ def _draws(layer: nn.Module) -> bool:
 
 
 def mixing(layer: nn.Module) -> bool:
-    """Whether a layer makes a sample's answer depend on the others of its batch in train mode."""
+    """Whether a layer makes a sample's result depend on the others of its batch in train mode."""
     return isinstance(layer, nn.modules.batchnorm._BatchNorm)
 
 
 def warn_of_training(f: Any, about: str = "the network", noise: bool = True) -> None:
     """Warn of layers in train mode that change a solve: layers that draw random numbers (with
-    ``noise``), which may be meant, and layers through which samples change the answers of others,
-    or an evaluation those of the next."""
+    ``noise``), which may be intended, and layers through which samples change the results of
+    others, or an evaluation those of the next."""
     layers = [m for m in modules_of(f) if m.training]
     if noise and any(map(_draws, layers)):
         warn(

@@ -46,9 +46,9 @@ def to_diffusers(
     """The scheduler class of diffusers that is this sampler, and the part of its config that makes
     it so.
 
-    ``flow``, or schedule "flow", asks for a scheduler of flow models. With ``taper=True`` the order
-    of DEIS and of DPM-Solver++(3M) falls only below 15 steps. Raises OdesolveError where diffusers
-    has no equal."""
+    ``flow``, or schedule "flow", asks for a scheduler of flow models. With ``taper=True``, the
+    order of DEIS and of DPM-Solver++(3M) falls only below 15 steps. Raises OdesolveError where
+    diffusers has no equal."""
     flow = flow or schedule == "flow"
     schedule = "flow" if flow and schedule == "normal" else schedule
     row = _row(solver, options, schedule, lambda r: r.flow if flow else r.diffusers, "diffusers")
@@ -59,7 +59,7 @@ def to_diffusers(
 
 
 def _spaced(cls: str, schedule: str, flow: bool) -> dict[str, Any]:
-    """The config that spaces a class's noise levels so."""
+    """The config that gives a class's noise levels this schedule."""
     config = _schedule(schedule, 2, "diffusers")
     by_default = (schedule != "lu" or cls == MULTISTEP) and not (flow and schedule in TIMES)
     if schedule not in TAKES[cls] if cls in TAKES else not by_default:
@@ -124,14 +124,14 @@ def _row(
     column: Callable[[NameRow], Any],
     where: str,
 ) -> NameRow:
-    """The row of a sampler that has an entry in a column; of several the one that has this schedule
-    of its own."""
+    """The row of a sampler that has an entry in a column; among several, the row whose own schedule
+    is this one."""
     entry = REGISTRY.find(solver)
-    wanted = canonical(solver, options)
+    target = canonical(solver, options)
     rows = [
         r
         for r in ROWS
-        if r.solver == entry.name and column(r) and canonical(r.solver, r.options) == wanted
+        if r.solver == entry.name and column(r) and canonical(r.solver, r.options) == target
     ]
     if rows:
         return next((r for r in rows if r.schedule == schedule), rows[0])
@@ -139,7 +139,7 @@ def _row(
         solver_label(r.solver, r.options) for r in ROWS if r.solver == entry.name and column(r)
     )
     hint = f"it has {', '.join(near)}" if near else "names.table() has all that are known"
-    raise OdesolveError(f"{where} has no {solver_label(entry.name, dict(wanted))}: {hint}")
+    raise OdesolveError(f"{where} has no {solver_label(entry.name, dict(target))}: {hint}")
 
 
 def _schedule(ours: str, program: int, where: str) -> Any:

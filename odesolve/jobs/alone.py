@@ -26,14 +26,14 @@ INSTEAD = (
 def alone(name: str, *called: Any) -> Iterator[None]:
     """Within, DistributedDataParallel is off in all that these models and functions hold. Raises
     OdesolveError for networks whose weights are cut over ranks."""
-    with ExitStack() as held:
+    with ExitStack() as stack:
         if dist.is_available() and dist.is_initialized():  # before that there are no such networks
             for value in called:
-                _make_alone(held, name, value)
+                _make_alone(stack, name, value)
         yield
 
 
-def _make_alone(held: ExitStack, name: str, value: Any) -> None:
+def _make_alone(stack: ExitStack, name: str, value: Any) -> None:
     from odesolve.distributed.wrappers import bare, sharded, synchronised
 
     spread = sys.modules.get("odesolve.distributed.spread")
@@ -54,7 +54,7 @@ def _make_alone(held: ExitStack, name: str, value: Any) -> None:
             f"jobs.{name}: the network's SyncBatchNorm takes means over all ranks, which work at "
             "their own batches: call .eval() on the network"
         )
-    held.enter_context(bare(value))
+    stack.enter_context(bare(value))
 
 
 def settle_device(model: Any, device: torch.device | str | None) -> None:

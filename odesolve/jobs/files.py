@@ -27,9 +27,9 @@ def encode(arrays: Arrays, format: str) -> bytes:
     """The file of these arrays; equal arrays have equal files."""
     if format == "safetensors":
         return _safetensors().save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
-    held = io.BytesIO()
-    np.savez(held, **arrays)  # type: ignore[arg-type]
-    return held.getvalue()
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def decode(body: bytes, format: str, door: Door) -> Arrays:
@@ -47,10 +47,10 @@ def column(path: File, format: str, name: str) -> np.ndarray:
         _safetensors()
         from safetensors import safe_open
 
-        with safe_open(path, "np") as held:
-            return held.get_tensor(name)
-    with np.load(path, allow_pickle=False) as held:
-        return held[name]
+        with safe_open(path, "np") as archive:
+            return archive.get_tensor(name)
+    with np.load(path, allow_pickle=False) as archive:
+        return archive[name]
 
 
 def check_format(format: str) -> None:

@@ -59,12 +59,12 @@ class Job:
     def __init__(self, root: str | File):
         self.root = checks.folder("root", root)
         self.named = str(root)
-        held = self.root / MANIFEST
-        if not os.path.lexists(held):
+        manifest = self.root / MANIFEST
+        if not os.path.lexists(manifest):
             file = self.root.is_file()
             fault = "cannot be read (it is no folder)" if file else "holds no job"
             raise OdesolveError(f"{root} {fault}: give the folder that --out named")
-        self.facts = read_manifest(held)
+        self.facts = read_manifest(manifest)
         self.kind = self.facts["kind"]
         self.first = self.facts["first"]
         self.n = self.facts["n"]

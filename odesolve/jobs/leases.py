@@ -28,7 +28,7 @@ class _Shared:
         self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self.key = _key(self.file)
         self.users = 0
-        self.held: set[int] = set()
+        self.numbers: set[int] = set()
 
 
 _OPEN: dict[tuple[int, int], _Shared] = {}
@@ -78,9 +78,9 @@ class Leases:
         if k in self.mine:
             return True
         with _GUARD:
-            if k in self.shared.held:
+            if k in self.shared.numbers:
                 return False
-            self.shared.held.add(k)
+            self.shared.numbers.add(k)
         taken = False
         try:
             taken = self._locked(k)
@@ -125,7 +125,7 @@ class Leases:
 
     def _free(self, k: int) -> None:
         with _GUARD:
-            self.shared.held.discard(k)
+            self.shared.numbers.discard(k)
 
 
 def _key(file: File | int) -> tuple[int, int]:
@@ -136,8 +136,8 @@ def _key(file: File | int) -> tuple[int, int]:
 @contextlib.contextmanager
 def leases(path: File) -> Iterator[Leases]:
     """Leases in this file; all are given back at the end."""
-    held = Leases(path)
+    own = Leases(path)
     try:
-        yield held
+        yield own
     finally:
-        held.close()
+        own.close()

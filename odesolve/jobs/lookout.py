@@ -54,10 +54,10 @@ class Lookout:
         if now - self.looked < min(1.0, self.patience / LOOKS):
             return
         self.looked = now
-        held: dict[int, list[Note]] = {k: [] for k in todo}
+        by_shard: dict[int, list[Note]] = {k: [] for k in todo}
         for note in notes(self.root):
-            held.get(note.shard, []).append(note)
-        for k, own in held.items():
+            by_shard.get(note.shard, []).append(note)
+        for k, own in by_shard.items():
             self._follow(k, own, now)
         self.seen = {k: self.seen[k] for k in todo}
         self.begun = {k: self.begun[k] for k in todo}

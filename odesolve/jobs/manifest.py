@@ -59,18 +59,18 @@ def read_manifest(path: File) -> dict[str, Any]:
     """The facts of a job. Raises OdesolveError, which names the field, where job.json is wrong."""
     door = Door(str(path), "is no manifest of a job", "give another folder")
     facts = parsed(contents(path, door), door, finite=False)
-    held = shaped(facts, Manifest, door)
-    if held.settings.seed is not None and not 0 <= held.settings.seed < 2**64:
+    manifest = shaped(facts, Manifest, door)
+    if manifest.settings.seed is not None and not 0 <= manifest.settings.seed < 2**64:
         raise door.refuse(
-            f"settings.seed is {short(held.settings.seed)}: expected a whole number "
+            f"settings.seed is {short(manifest.settings.seed)}: expected a whole number "
             "from 0 to 2^64 - 1"
         )
-    if held.first + held.n > IDS:
-        raise door.refuse(f"first is {held.first} and n {held.n}: expected ids below 2^32")
-    for name, (_, shape) in held.arrays.items():
-        if held.shard * math.prod(shape) > LARGEST:
+    if manifest.first + manifest.n > IDS:
+        raise door.refuse(f"first is {manifest.first} and n {manifest.n}: expected ids below 2^32")
+    for name, (_, shape) in manifest.arrays.items():
+        if manifest.shard * math.prod(shape) > LARGEST:
             raise door.refuse(
-                f"arrays.{name} is of shape {shape} in files of {held.shard}: expected at most "
+                f"arrays.{name} is of shape {shape} in files of {manifest.shard}: expected at most "
                 "2^40 numbers"
             )
     return facts

@@ -88,15 +88,15 @@ class Notebook:
 
 def notes(root: File) -> list[Note]:
     """The notes of all processes that have not ended, as far as that is known."""
-    held = []
+    running = []
     for path in sorted((root / WORKERS).glob("*.json")):
         if left_behind(path):
             continue
         with contextlib.suppress(OSError, msgspec.DecodeError):  # gone, or half written
             note = msgspec.json.decode(path.read_bytes(), type=Note)
             note.name = path.stem
-            held.append(note)
-    return held
+            running.append(note)
+    return running
 
 
 def sweep_notes(root: File) -> None:

@@ -92,13 +92,13 @@ def _saying_what_is_kept(job: Job) -> Iterator[None]:
 @contextmanager
 def _leases(job: Job) -> Iterator[Leases]:
     try:
-        held = Leases(job.root / LEASES)
+        own = Leases(job.root / LEASES)
     except OSError as e:
         raise cannot_write(File(job.named), e, f"; it keeps {job.done()} of {job.n} results") from e
     try:
-        yield held
+        yield own
     finally:
-        held.close()
+        own.close()
 
 
 @contextmanager
@@ -161,8 +161,8 @@ class _Worker:
         self.lookout.taken_over(k, lease)
         self.book.begin(k)
         ids = self.job.ids(k)
-        held = beginnings.taken_up(self.job, k, self.begun.get(k, []))
-        done = [] if held is None else [held]
+        beginning = beginnings.taken_up(self.job, k, self.begun.get(k, []))
+        done = [] if beginning is None else [beginning]
         count = sum(map(beginnings.rows, done))
         try:
             for part in self.meter.counted(self.parts(ids[count:])):

@@ -1,2 +1,2 @@
-"""Log-densities: of the probability flow, of the sampler that runs, bounds of them, and what they
-mean for discrete data."""
+"""Log-densities of the probability flow and of the sampler itself, bounds of them, and their
+meaning for discrete data."""

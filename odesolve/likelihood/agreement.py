@@ -1,5 +1,5 @@
-"""Whether latents can be samples of the law by which their density is taken: nothing else shows
-that a base is wrong."""
+"""Whether latents can be samples of the base whose density they get: nothing else reveals a wrong
+base."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from torch.distributions import Independent, Normal
 from odesolve.errors import warn
 from odesolve.likelihood.result import LogProb
 
-# Times that the median square may be off. Networks' latents are within a few percent; of data that
-# a model was made of, such as the centres of a mixture, they are nearer to the mean than its
-# samples'.
+# The factor by which the median square may be off. Networks' latents are within a few percent;
+# those of data that define the model, such as the centres of a mixture, lie nearer to the mean than
+# those of its samples.
 ABOVE = 3.0
 BELOW = 16.0
-RARE = math.log(1e-9)  # of the chance that samples of the base give for what is called apart
-ODD = math.log(0.1)  # of the chance of one such sample alone: data may all be about one place
-DRAWS = 256  # samples of a base that tells no moments
-# relative, of the distances of two samples that count as one: copies say no more than one of them
+# the log-probability, for samples of the base, below which latents count as apart
+RARE = math.log(1e-9)
+ODD = math.log(0.1)  # the same for a single sample: all data may lie about one place
+DRAWS = 256  # samples of a base without known moments
+# relative difference of distances below which two samples count as one: copies carry no more
+# information
 ALIKE = 1e-5
 
 
 @dataclass(frozen=True)
 class LatentLaw:
-    """What is known of a base: mean and deviation, which broadcast to a sample, and the chi-square
-    law's degrees of freedom that a sample's square has at least, all its numbers or 1 where they
-    may go together."""
+    """The known facts about a base: mean and standard deviation, which broadcast to a sample, and
+    the least degrees of freedom of a sample's square as a chi-square variable: D, or 1 where the
+    numbers may be dependent."""
 
     mean: Tensor | float
     std: Tensor | float
@@ -39,8 +41,8 @@ class LatentLaw:
 
 
 def noted(density: LogProb, base: Any, std: float, quiet: bool = False) -> LogProb:
-    """The result with a note where its latents cannot be of their base, by default N(0, std^2);
-    warns of it unless ``quiet``."""
+    """The result with a note where its latents cannot come from their base, by default N(0, std^2);
+    also warns unless ``quiet``."""
     fine = [word == "ok" for word in density.status]
     if not any(fine):
         return density
@@ -55,12 +57,12 @@ def noted(density: LogProb, base: Any, std: float, quiet: bool = False) -> LogPr
 
 
 def apart(latent: Tensor, base: Any, std: float) -> str | None:
-    """What to say of latents (B, ...) that lie too far from the base's mean, or too near to it, for
-    samples of the base; None where they may be some, and of bases that are functions.
+    """The note for latents (B, ...) that lie too far from the base's mean, or too near to it, for
+    samples of the base; None where they may be samples, and for bases that are functions.
 
-    The median of the samples' mean squares, for which a few samples that are far off do not count,
-    is compared with that of the base, and is apart where the samples beyond it, drawn
-    independently, have a chance below 1e-9, and one of them below 0.1."""
+    It compares the median of the samples' mean squares, which ignores a few outliers, with that of
+    the base. They are apart where the samples beyond the median, drawn independently, have a
+    probability below 1e-9, and a single one below 0.1."""
     law = _law(base, std, latent)
     if law is None:
         return None
@@ -98,8 +100,8 @@ def _medians(freedom: int) -> tuple[float, float]:
 
 
 def _improbable(squares: Tensor, median: float, freedom: int, above: bool) -> bool:
-    """Whether this many samples of the base hardly ever all lie beyond this mean square, and a
-    single one seldom does."""
+    """Whether it is very unlikely that this many samples of the base all lie beyond this mean
+    square, and unlikely for a single one."""
     half = torch.tensor(0.5 * freedom, dtype=torch.float64)
     tail = (torch.special.gammaincc if above else torch.special.gammainc)(half, half * median)
     one = math.log(max(float(tail), 1e-300))
@@ -117,7 +119,7 @@ def _law(base: Any, std: float, like: Tensor) -> LatentLaw | None:
         mean, deviation = (
             torch.broadcast_to(m.to(like.device, torch.float64), like.shape[1:]) for m in moments
         )
-    except Exception:  # of an object of somebody else's, of which no more is asked than it says
+    except Exception:  # a foreign object: we use only the moments that it states
         return None
     if not bool((mean.isfinite() & deviation.isfinite() & (deviation > 0)).all()):
         return None
@@ -127,14 +129,14 @@ def _law(base: Any, std: float, like: Tensor) -> LatentLaw | None:
 
 
 def _moments(base: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation, as the base states them, or as samples of it show, which are drawn
-    without touching anyone's generator."""
+    """Mean and standard deviation, stated by the base or estimated from its samples, drawn without
+    touching a global generator."""
     if isinstance(getattr(base, "mean", None), Tensor):
         std = getattr(base, "stddev", None)
         return base.mean, std if isinstance(std, Tensor) else base.variance.sqrt()
     with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []), torch.no_grad():
         try:
-            drawn = base.sample((DRAWS,))
+            samples = base.sample((DRAWS,))
         except TypeError:
-            drawn = base.sample(DRAWS)
-    return drawn.double().mean(0), drawn.double().std(0)
+            samples = base.sample(DRAWS)
+    return samples.double().mean(0), samples.double().std(0)

@@ -1,4 +1,4 @@
-"""The divergence as one more component of the state: what continuous normalising flows
+"""The divergence as one more component of the state: the state that continuous normalising flows
 integrate."""
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from odesolve.trace import Probes
 # state's tolerance in every number of the state: a step's error may be the whole error, and this
 # costs 3 % more evaluations on the digits.
 WEIGHT = 10.0
-LEAST = 0.08  # of the tolerance, that the solver is said to err by
+LEAST = 0.08  # of the tolerance: the least error that is reported for the solver
 COARSER = 10.0  # tolerance of the second solve over that of the first
 
 
 @dataclass(frozen=True)
 class AugmentedSolve:
-    """How the log-density is carried with the state: ``options`` go to ``solve``."""
+    """The solve of state and log-density together: ``options`` go to ``solve``."""
 
     flow: Flow
     probes: Probes
@@ -35,11 +35,11 @@ class AugmentedSolve:
     def checked(self, x: Tensor, state_tol: float, tol: float, check: bool) -> Integral:
         """Carry the log-density with the state, to about ``tol`` nats.
 
-        With ``check`` a second solve at ten times the tolerances says what the error is at most,
-        but for a few samples in a hundred: the difference of the base's log-densities and that of
-        the integrals, in magnitude, and a little of the tolerance. Errors of the state move both,
-        against each other: a third of the difference of their sum, which the error's order
-        promises, is small by accident for one sample in five. Of linear f both solves may take the
+        With ``check`` a second solve at ten times the tolerances bounds the error, for all but a
+        few samples in a hundred: by the magnitudes of the differences of the base's log-densities
+        and of the integrals, and a small share of the tolerance. Errors of the state move both in
+        opposite directions: a third of the difference of their sum, which the error's order
+        suggests, is small by accident for one sample in five. For linear f both solves may take the
         same steps."""
         fine = self.once(x, state_tol, tol)
         if not check:
@@ -107,7 +107,7 @@ class AugmentedSolve:
 
 
 class Ends:
-    """The drift and its divergence at both ends, as they come by: a solver evaluates them
+    """The drift and its divergence at both ends, collected from the evaluations that a solver makes
     anyway."""
 
     def __init__(self, flow: Flow, like: Tensor):
@@ -116,7 +116,7 @@ class Ends:
         self.traces = torch.full((2, len(like)), torch.nan, dtype=torch.float64, device=like.device)
 
     def note(self, u: Tensor, index: Tensor, out: Tensor, values: Tensor) -> None:
-        """What was evaluated at clock times (n,) for these samples; the last evaluation at an end
+        """Note an evaluation at clock times (n,) for these samples; the last evaluation at an end
         counts."""
         trace = values.detach().double().mean(1)
         for k, end in enumerate(self.clock):

@@ -42,12 +42,12 @@ class Bound:
         value: -(prior + diffusion + reconstruction), (B,) float64.
         stderr: its standard error (B,), over the draws; NaN with a single one.
         prior: L_T (B,), KL of the noised data to the prior; exact.
-        diffusion: sum of the terms between (B,).
+        diffusion: sum of the terms in between (B,).
         reconstruction: L_0 (B,), minus the decoder's log-density.
-        steps: the terms L_{t-1} (B, N - 1) from noise to data, NaN where a term was not drawn; None
-            of the SDE's bound.
-        dim: numbers in a sample.
-        nfe: network evaluations of every sample.
+        steps: the terms L_{t-1} (B, N - 1) from noise to data, NaN where the draw left a term out;
+            None for the SDE's bound.
+        dim: number of elements of a sample.
+        nfe: network evaluations per sample.
         discrete: whether the decoder gave probabilities of discrete values.
     """
 
@@ -63,10 +63,11 @@ class Bound:
 
     @meant(levels=count(2), low=number(), high=number())
     def bits_per_dim(self, levels: int = 256, low: float = -1.0, high: float = 1.0) -> Tensor:
-        """-log2 P / D, an upper bound (B,). Of a density, of data that take ``levels`` equally wide
-        values in [low, high].
+        """-log2 P / D, an upper bound (B,). For a density, of data that take ``levels`` equally
+        wide values in [low, high].
 
-        A discrete decoder's value is of probabilities already, and the arguments are not used.
+        A discrete decoder's value already comes from probabilities; the arguments then have no
+        effect.
         """
         check_width(levels, low, high)
         bits = -self.value / (self.dim * math.log(2.0))
@@ -107,20 +108,19 @@ def elbo(
         of: "chain": L_T + sum L_{t-1} + L_0 of DDPM's steps (Ho et al. 2020, eq. 5). "sde": its
             limit of infinitely many steps from the noise end to the path's ``t_min`` (Kingma et al.
             2021, eq. 17; Song et al. 2021b, theorem 3), which equals log p(x) in expectation for an
-            exact model, but for what the decoder misses at ``t_min``.
+            exact model, up to the decoder's gap at ``t_min``.
         steps, grid: of the chain, as for ``ode.sample``; by default the path's own table, or 100
             steps.
         variance: of a step: "small" (beta-tilde), "large" (beta) or "learned", as for the solver
             ddpm.
         decoder: "gaussian": a density, N(x0; prediction, variance of the last step). "discrete":
-            the probability that it gives a value, of ``levels`` from ``low`` to ``high``. The
-            variance is beta of the last step unless it is learned; of the SDE it is sigma^2 /
-            alpha^2.
-        terms: how many of the chain's terms between are evaluated: the chain is cut into that many
-            equal shares, and one random term is taken from each.
-        evaluations: how often the SDE's integrand is evaluated, over all draws together; each draw
-            has one evaluation of the decoder besides.
-        draws: independent estimates; their spread gives ``stderr``. By default 1 of a chain, 4 of
+            the probability of a value, one of ``levels`` from ``low`` to ``high``. The variance is
+            beta of the last step unless it is learned; for the SDE it is sigma^2 / alpha^2.
+        terms: how many of the chain's inner terms to evaluate: one random term from each of that
+            many equal shares of the chain.
+        evaluations: number of evaluations of the SDE's integrand, over all draws together; each
+            draw adds one evaluation for the decoder.
+        draws: independent estimates; their spread gives ``stderr``. By default 1 for a chain, 4 for
             the SDE.
         seed, ids: of the noise, as for ``ode.sample``: a sample's estimate does not depend on the
             batch.
@@ -226,7 +226,7 @@ def _bound(
     nfe: int,
     decode: Decoder,
 ) -> Bound:
-    """``terms`` (draws, 2, B) holds the sums of terms between, and the decoder's."""
+    """``terms`` (draws, 2, B) holds the sums of the inner terms, and the decoder's."""
     draws, (between, last) = len(terms), terms.mean(0)
     sums = terms.sum(1)
     stderr = sums.std(0) / draws**0.5 if draws > 1 else torch.full_like(prior, torch.nan)

@@ -2,8 +2,8 @@
 
 A row x1 = sum_k a_k x_k + sum_j b_j D_j integrates dy/dlambda = e^lambda D for y = x / sigma,
 lambda = log(alpha / sigma). The log-density of y obeys the same equation with -sigma tr(dD/dx) in
-the place of D, so the weights that carry the state carry it too, to the same order, whatever the
-solver. Rows of velocities u carry it with -tr(du/dx)."""
+the place of D, so the weights that carry the state carry it too, to the same order, for any solver.
+Rows of velocities u carry it with -tr(du/dx)."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ See = Callable[[int, Tensor, Tensor, Tensor], None] | None
 
 @dataclass(frozen=True)
 class Carried:
-    """A plan's end state with what became of its log-density.
+    """A plan's end state with the change of its log-density.
 
     ``x`` (B, ...) is the end state; ``change`` (B, K), float64, is log p_end(x_end) - log
-    p_start(x_start) for every probe; ``error`` (B,) estimates what the solver errs by, see
-    ``curve.Curve``; ``nfe`` and ``products`` count network evaluations (each branch of guidance)
-    and Jacobian products of each sample."""
+    p_start(x_start) for every probe; ``error`` (B,) estimates the solver's error, see
+    ``curve.PlanCurve``; ``nfe`` and ``products`` count network evaluations (each branch of
+    guidance) and Jacobian products of each sample."""
 
     x: Tensor
     change: Tensor
@@ -69,15 +69,15 @@ def carry(
     """Run a deterministic plan from the state x (B, ...) at its first time, in either direction,
     with its log-density.
 
-    What the flow of Gaussian data of deviation ``width`` does to the log-density is known in closed
-    form (by default that of an "edm" network, else 0.5); only the rest is estimated and integrated.
-    Its integrand vanishes at both ends, and on the choice nothing depends beyond the solver's
-    error. ``tick`` is told the number of every call that is done.
+    The change of the log-density along the flow of Gaussian data of standard deviation ``width``
+    has a closed form (by default that of an "edm" network, otherwise 0.5); only the rest is
+    estimated and integrated. Its integrand vanishes at both ends, and the choice affects only the
+    solver's error. ``tick`` gets the number of every finished call.
 
-    The states are those of ``ode.sample``, bit by bit where the network answers the same whether
-    gradients are recorded or not. With gradients enabled the results are connected to x and to the
-    network's parameters, without they hold no graph.
-    Raises OdesolveError for plans that draw noise or apply functions, and models that do.
+    The states are those of ``ode.sample``, bitwise where the network returns the same with and
+    without recorded gradients. With gradients enabled, the results are connected to x and to the
+    network's parameters; otherwise they hold no graph. Raises OdesolveError for plans that draw
+    noise or apply functions, and models that do.
     """
     check_deterministic(plan, model)
     width = default_width(model) if width is None else width
@@ -100,8 +100,8 @@ def carry(
 
 
 def default_width(model: Model) -> float:
-    """The deviation of the data that an "edm" network was made for, that of unknown data
-    otherwise."""
+    """The standard deviation of the data: ``sigma_data`` of an "edm" network, otherwise a
+    default."""
     return model.reading.sigma_data if model.predicts == "edm" else SIGMA_DATA
 
 
@@ -128,8 +128,8 @@ def check_deterministic(plan: Plan, model: Model) -> None:
 
 
 class Gauge:
-    """The scalars of a plan: m = log p less the log-density that Gaussian data of deviation
-    ``width`` would have there.
+    """The scalars of a plan: m = log p minus the log-density of Gaussian data of standard deviation
+    ``width`` at that point.
 
     Along the flow dm/dlambda = -alpha (tr dD/dx - dim c), with c the Gaussian's own dD/dx, and
     likewise in time for velocities."""
@@ -158,11 +158,11 @@ class Gauge:
         return self._points[t]
 
     def spread(self, p: Point) -> float:
-        """Deviation of the Gaussian's states."""
+        """Standard deviation of the Gaussian's states."""
         return math.hypot(p.alpha * self.width, p.sigma)
 
     def slope(self, p: Point) -> float:
-        """What an evaluation of the Gaussian's network would be: this factor of the state."""
+        """The factor from the state to the output of the Gaussian's network."""
         square = self.spread(p) ** 2
         data = p.alpha * self.width**2 / square
         if not self.velocity:
@@ -175,17 +175,17 @@ class Gauge:
 
     def integrate(self, traces: Sequence[Tensor], start: Tensor, dim: int) -> Tensor:
         """m (B, K) of the plan's result, from m at its start and, for every evaluation, the trace
-        (B, K) less the Gaussian's."""
+        (B, K) minus the Gaussian's."""
         return _Rows(self, traces, start, dim).run()
 
     def unit(self, p: Point) -> float:
-        """What m is multiplied by in a row."""
+        """The factor of m in a row."""
         return 1.0 if self.velocity else p.alpha if self.to_data else p.sigma
 
 
 class _Rows:
-    """One pass over a plan's instructions: m of every state, and of every evaluation its point, m
-    at its input, its trace."""
+    """One pass over a plan's instructions: m of every state, and for every evaluation its point, m
+    at its input and its trace."""
 
     def __init__(self, gauge: Gauge, traces: Sequence[Tensor], start: Tensor, dim: int):
         self.gauge = gauge
@@ -242,9 +242,9 @@ class _Rows:
 
         With y = x / sigma the row carries sigma m, and evaluations stand for -sigma trace; with x /
         alpha it carries alpha m, and they stand for m - alpha trace. Constants are carried exactly
-        either way. What grows along the plan is the one to divide by: the other magnifies the
-        errors of early steps, and is 0 at the end. Rejected: one of the two by the noise level, or
-        a mean of both, which are between them in accuracy."""
+        either way. Divide by the one that grows along the plan: the other magnifies the errors of
+        early steps, and is 0 at the end. Rejected: a choice between them by the noise level, or a
+        mean of both, whose accuracy lies in between."""
         total = self.zero
         for name, w in terms.items():
             if name in self.states:
@@ -266,9 +266,10 @@ def walk(
     tick: Tick = None,
     see: See = None,
 ) -> tuple[Tensor, list[Tensor], int]:
-    """Run a plan from the state x, with what ``probes`` say of the Jacobian of every evaluation.
+    """Run a plan from the state x, with the ``probes``' estimates from the Jacobian of every
+    evaluation.
 
-    The Jacobian is that of the plan's quantity, data or velocity, less ``slope(t)`` times the
+    The Jacobian is that of the plan's quantity, data or velocity, minus ``slope(t)`` times the
     identity. Returns the end state, that of ``ode.sample``, the probes' values for every
     evaluation, and the network evaluations."""
     program = lower(plan, model.path, model.reading_for(x.dtype))
@@ -277,7 +278,7 @@ def walk(
     )
     slots: list[Tensor | None] = [None] * program.slots
     slots[program.start] = x if torch.is_grad_enabled() else x.detach()
-    times = model.times_for(program.asked, x)
+    times = model.times_for(program.call_times, x)
     traces = []
     nfe = 0
     position = proceed(cursor, 0, slots, model.functions, None)
@@ -301,9 +302,9 @@ def walk(
 
 
 class _CarriedVisit:
-    """The model at one call of a program: asked for data or velocities, its network gets the input
-    as the program made it. What the network answers is kept, so that the states after the call are
-    those without a density."""
+    """The model at one call of a program: for data or velocities, its network gets the program's
+    own input. The visit keeps the network's outputs, so that the states after the call are those
+    without a density."""
 
     def __init__(
         self,
@@ -339,8 +340,8 @@ class _CarriedVisit:
         return self.model.evaluate(entry, state, self.time, self.call.branches)
 
     def answers(self, state: Tensor, connected: bool) -> list[Tensor]:
-        """The network's outputs; under a transform of torch.func, which shows none, by one call
-        more."""
+        """The network's outputs; under a transform of torch.func, which hides them, by one more
+        call."""
         raw = self._answers
         if raw is None:
             raw = self._evaluated(self.entry, state)

@@ -21,7 +21,7 @@ ADJOINTS = ("backprop", "continuous", "reversible")
 
 
 def check(model: Any, x: Any, of: str, divergence: str | None) -> None:
-    """Raise OdesolveError for a model, data or words that cannot be used together."""
+    """Raise OdesolveError for a model, data or options that do not fit together."""
     if not isinstance(model, Model) and not callable(model):
         raise OdesolveError(
             f"model is {type(model).__name__}: give an ode.Model, or a velocity f(t, x)"
@@ -83,16 +83,15 @@ def check_plan(
     steps: Any,
     grid: Any,
 ) -> None:
-    """Raise OdesolveError for a plan of another path, or beside arguments that a plan decides
-    itself."""
+    """Raise OdesolveError for a plan of another path, or a plan together with arguments that it
+    decides itself."""
     if isinstance(model, Model) and plan is not None:
         check_alone("plan", solver=solver, steps=steps, grid=grid)
         check_path(plan, model.path)
 
 
 def check_grid(model: Any, grid: Any, steps: Any, of: str) -> None:
-    """Raise OdesolveError for a grid without steps, or a grid beside a velocity, which has no
-    path."""
+    """Raise OdesolveError for a grid without steps, or a grid for a velocity, which has no path."""
     if grid is not None and not isinstance(model, Model):
         raise OdesolveError(
             f"grid={short(grid)}: a grid is of a model's path, a velocity takes steps= of one size"
@@ -139,7 +138,7 @@ def times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[flo
 
 
 def check_adjoint(adjoint: str | None, params: Sequence[Tensor] | None, on_plan: bool) -> None:
-    """Raise OdesolveError for an unknown way to gradients."""
+    """Raise OdesolveError for an unknown ``adjoint``."""
     if adjoint not in (None, *ADJOINTS):
         raise unknown("adjoint", adjoint, ADJOINTS)
     if adjoint is None and params is not None:

@@ -1,9 +1,9 @@
-"""A look at a field from outside: whether every row is answered at its own time, whatever the times
-of the other rows are.
+"""A black-box check of a field: whether every row uses its own time, whatever the times of the
+other rows.
 
-Samples with steps of their own, and nodes that are evaluated at once, hand rows of different times
-to one call. A function that reads one of them for all (``t[0]``, ``t.mean()``) answers for another
-time than it was asked for, and nothing else shows it."""
+With steps per sample, and with nodes in one batch, one call gets rows of different times. A
+function that reads one time for all rows (``t[0]``, ``t.mean()``) then computes for the wrong
+times, and nothing else reveals it."""
 
 from __future__ import annotations
 
@@ -16,33 +16,32 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 
-# evaluations that each sample takes, and as many again where the first ones raise a suspicion
+# evaluations per sample, and as many again where the first ones raise a suspicion
 CALLS = 3
 FEW = (
-    # samples, of which the median of the times, or the middle one, may be the one in question: they
-    # are asked twice
+    # samples where the median or middle time may be the time in question: they get a second look
     2
 )
 # of the times in a call
 ORDER = (0, 1, 2)
 TURNED = (1, 0, 2)
-# Of the way, the other times: far from the one in question, half way of a velocity, and 0.7 of a
-# path's angle, and so that no mean of them is that one.
+# The other times, as shares of the interval: far from the one in question (halfway for a velocity,
+# 0.7 of a path's angle), and such that no mean of them is that one.
 OF_VELOCITY = (0.1, 0.8, 0.95)
 OF_PATH = (0.1, 0.92, 0.98)
 NUMBERS = 2**22  # of states that are evaluated in one call
-ROUNDING = 1e-4  # of an answer's size: what other calls on the same rows may change
-SHARE = 0.02  # of what another time changes: what the times of others change beyond doubt
+ROUNDING = 1e-4  # of an output's size: the change allowed between calls on the same rows
+SHARE = 0.02  # of the change by another own time: a change by others' times that leaves no doubt
 
-# (states, numbers of the samples, times), a row each
+# (states, numbers of the samples, times), one row each
 Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class FieldClock:
-    """How to ask at rows of different times: ``ask`` at time ``at``, of which the answers are
-    known, and at three ``others``, one below and two above. ``batched``: a sample may stand in a
-    call more than once, as it does at nodes."""
+    """How to call a field with rows of different times: ``ask`` at time ``at``, where the outputs
+    are known, and at three ``others``, one below and two above. ``batched``: a sample may occur in
+    a call more than once, as it does at nodes."""
 
     ask: Ask
     at: float
@@ -51,8 +50,8 @@ class FieldClock:
     name: str = "the network"
 
     def look(self, x: Tensor, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
-        """Which samples (n,) have another answer at ``at`` than ``here`` (n, ...) where the others
-        have other times, as 0 or 1, and the evaluations (n,) that this took."""
+        """Which samples (n,) have an output at ``at`` that differs from ``here`` (n, ...) when the
+        others have other times, as 0 or 1, and the number of evaluations (n,)."""
         low, high, higher = self.others
         rounds = [[low, self.at, high], [higher, self.at, high]]
         times = torch.tensor(rounds, dtype=torch.float64, device=x.device)
@@ -74,7 +73,7 @@ class FieldClock:
         answers = self._answers(x, index, times, order)
         if answers is not None and not bool(self._off(answers, here).any()):
             return self._verdict(x, 0.0, 1)
-        # Another batch may be another rounding, and may not be possible: the same calls, all rows
+        # Another batch size may round differently, or be impossible: the same calls, with all rows
         # at one time.
         same = self._answers(x, index, times.new_full((2, 3), self.at), order)
         if answers is None:
@@ -87,7 +86,7 @@ class FieldClock:
         return off.double(), self._verdict(x, 0.0, 2)[1]
 
     def refuse(self) -> OdesolveError:
-        """The error for a field that answers for other times."""
+        """The error for a field that uses the times of other rows."""
         return OdesolveError(
             f"{self.name} answers for a sample's time by the times of other samples (one time for "
             "all, as t[0] or t.mean() is?), "
@@ -108,8 +107,8 @@ class FieldClock:
         times: Tensor,
         order: tuple[int, int, int],
     ) -> Tensor | None:
-        """Answers (3, n, ...) at the times (2, 3), of the first sample and of all others; None
-        where a call fails."""
+        """Outputs (3, n, ...) at the times (2, 3), those of the first sample and of all others;
+        None where a call fails."""
         out = x.new_empty(3, *x.shape)
         try:
             for rows, kinds in _calls(
@@ -125,7 +124,8 @@ class FieldClock:
 
     @staticmethod
     def _off(answers: Tensor, known: Tensor) -> Tensor:
-        """Which samples (n,) have answers (3, n, ...) whose middle one is not the known one."""
+        """Which samples (n,) have outputs (3, n, ...) whose middle one differs from the known
+        one."""
         known = known.detach().nan_to_num(0.0, 0.0, 0.0)
         gap, *changes = (_size(answers[k] - known) for k in (1, 0, 2))
         rounding = ROUNDING * _size(known).square().mean().sqrt()
@@ -139,12 +139,12 @@ def _calls(
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows and which of the three times each has, for calls in which every sample has every time
-    once: three calls on all samples, or one on three copies of them, in this order, turned for
-    samples between the first and the last, so that neither the first nor the middle nor the last
-    row always has the middle one."""
+    once: three calls on all samples, or one on three copies of them, in this order, rotated for
+    samples between the first and the last, so that no fixed row (first, middle or last) always has
+    the middle time."""
     rows = torch.arange(n, device=device)
     if batched:
-        # the middle row is one's second of three, or one's first
+        # the middle row is a sample's second of three, or its first
         inner = TURNED if n % 2 else ORDER
         orders = [order if k in (0, n - 1) else inner for k in range(n)]
         kinds = torch.tensor(orders, device=device)
@@ -159,7 +159,7 @@ def _size(x: Tensor) -> Tensor:
 
 
 def of_velocity(flow: VelocityFlow, at: float) -> FieldClock:
-    """The clock of a velocity that answered at clock time ``at``."""
+    """The clock of a velocity with known outputs at clock time ``at``."""
 
     def ask(y: Tensor, index: Tensor, u: Tensor) -> Tensor:
         return flow.field(u.to(y.dtype), index)(y)
@@ -168,8 +168,8 @@ def of_velocity(flow: VelocityFlow, at: float) -> FieldClock:
 
 
 def of_path(flow: PathFlow, ask: Ask, at: float, batched: bool) -> FieldClock:
-    """The clock of a model that answered at the path's time ``at``; discrete models are asked at
-    their training times."""
+    """The clock of a model with known outputs at the path's time ``at``; discrete models are called
+    at their training times."""
     t = flow.times(torch.tensor(_between(flow, OF_PATH), dtype=torch.float64))
     steps = flow.model.path.training_steps
     if steps is not None:
@@ -186,6 +186,6 @@ def _between(
 
 
 def needed(control: str | None, in_turn: bool, samples: int) -> bool:
-    """Whether rows of different times can meet in a call: where nothing holds them to one time and
-    a call has several rows."""
+    """Whether rows of different times can meet in a call: where a call has several rows and no
+    setting gives them one time."""
     return control != "batch" and (samples > 1 or not in_turn)

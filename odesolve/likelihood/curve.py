@@ -1,4 +1,4 @@
-"""How far a plan's log-density is off, from what the plan has evaluated anyway."""
+"""An estimate of the error of a plan's log-density, from the plan's own evaluations."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Gaussian(Protocol):
 class _CurveVisit(NamedTuple):
     """A state in y = x / sqrt(alpha^2 c^2 + sigma^2) at the angle u = atan(sigma / (alpha c)).
 
-    ``rate`` (B,) is what the log-density gains per du; ``y``, ``slope`` = dy/du and ``score`` are
-    (B, D), ``score`` the gradient of log p. Densities are less the Gaussian's.
+    ``rate`` (B,) is the gain of the log-density per du; ``y``, ``slope`` = dy/du and ``score`` are
+    (B, D), ``score`` the gradient of log p. Densities have the Gaussian's subtracted.
     """
 
     u: float
@@ -43,11 +43,11 @@ class PlanCurve:
     their distance from the flow.
 
     Along any curve y(u), d log p(y(u)) = -div F du + (dy - F du) . score. The first term by another
-    rule says what the quadrature errs by, the second what the states do, if the network's score is
-    that of p. Twice the sum of their magnitudes, and a fifth of what the second would be if nothing
-    cancelled, held 90 to 100 % of the errors of unipc_2 on trained networks at 40 and 80 steps;
-    fewer of heun, which is the trapezoidal rule itself, and all of rk4, of higher order, by far.
-    Rejected: adding the terms to the value, which is no nearer for some solvers.
+    rule estimates the error of the quadrature, the second that of the states, if the network's
+    score is that of p. Twice the sum of their magnitudes, plus a fifth of the second without
+    cancellation, bounded 90 to 100 % of the errors of unipc_2 on trained networks at 40 and 80
+    steps; fewer for heun, which is the trapezoidal rule itself, and all by far for rk4, of higher
+    order. Rejected: adding the terms to the value, which is no nearer for some solvers.
     """
 
     def __init__(self, plan: Plan, path: Path, gaussian: Gaussian):
@@ -59,20 +59,20 @@ class PlanCurve:
         self._defect: Tensor | float = 0.0
         self._strayed: Tensor | float = 0.0
         # The evaluation at every time of the grid, at the step's own state where there is one.
-        self._asked: dict[float, int] = {}
+        self._evaluation_at: dict[float, int] = {}
         for k, i in enumerate(plan.evaluations):
             if i.t in plan.grid and (
-                i.t not in self._asked or i.input == START or i.input in plan.step_names
+                i.t not in self._evaluation_at or i.input == START or i.input in plan.step_names
             ):
-                self._asked[i.t] = k
+                self._evaluation_at[i.t] = k
 
     @torch.no_grad()
     def see(self, k: int, state: Tensor, rest: Tensor, traces: Tensor) -> None:
-        """Evaluation k of the plan: ``rest`` (B, ...) is what it said, ``traces`` (B, K) its
-        divergence, less the Gaussian's."""
+        """Evaluation k of the plan: ``rest`` (B, ...) is its output, ``traces`` (B, K) its
+        divergence, both minus the Gaussian's."""
         i = self.plan.evaluations[k]
         p = self.gaussian.at(i.t)
-        if self._asked.get(i.t) != k or p.sigma == 0.0:
+        if self._evaluation_at.get(i.t) != k or p.sigma == 0.0:
             return
         x = state.double().flatten(1)
         answer = rest.double().flatten(1)
@@ -93,8 +93,8 @@ class PlanCurve:
 
     @torch.no_grad()
     def error(self, change: Tensor) -> Tensor:
-        """What ``change`` (B, K), the log-density less the Gaussian's that the rows arrived at,
-        errs by at most (B,), about."""
+        """An approximate bound (B,) on the error of ``change`` (B, K), the rows' log-density minus
+        the Gaussian's."""
         mean = change.mean(1)
         if not self._last:
             return mean.abs()

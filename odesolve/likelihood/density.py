@@ -1,5 +1,5 @@
 """From the arguments of ``ode.log_prob`` to a density with its errors: along a plan, or along a
-flow with its divergence at nodes or beside the state."""
+flow with its divergence at nodes or as part of the state."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 SOLVER = "dopri5"
 PARALLEL = "picard"
-# nats that a solve may err by where the trace is exact, and where probes err by more anyway
+# tolerated error of a solve in nats where the trace is exact, and where the probes' error is larger
+# anyway
 EXACT = 1e-3
 ESTIMATED = 1e-2
 NO_ANSWER = (
@@ -45,7 +46,7 @@ NO_ANSWER = (
     "where the flow begins"
 )
 STATE = 5e-4  # tolerance of the state for a tolerance of one nat
-# tolerances of a state that its numbers resolve
+# tolerances of a state that its dtype resolves
 FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}
 
 
@@ -76,19 +77,19 @@ class DensityOptions:
 
     @property
     def plans(self) -> bool:
-        """Whether the options ask for a plan of a model."""
+        """Whether the options describe a plan of a model."""
         fixed = (self.steps, self.plan, self.grid)
         return self.of == "plan" or any(v is not None for v in fixed)
 
     @property
     def checks(self) -> bool:
-        """Whether a second solve says what a divergence "along" errs by."""
+        """Whether a second solve estimates the error of a divergence "along"."""
         if self.check is not None:
             return self.check
         return self.adjoint is None and self.steps is None and self.plan is None
 
     def tolerance(self, exact: bool) -> float:
-        """Nats that the solver may err by."""
+        """The tolerated error of the solver in nats."""
         if self.tol is not None:
             return self.tol
         return EXACT if exact else ESTIMATED
@@ -103,12 +104,12 @@ class Tracing:
 
     @property
     def forward(self) -> bool:
-        """Whether products are tangents, which see what no_grad hides, but not what detach does."""
+        """Whether products are tangents, which see through no_grad, but not through detach."""
         return getattr(self.estimator, "mode", None) == "forward"
 
 
 def density(model: Any, x: Tensor, options: DensityOptions, batch: int | None) -> LogProb:
-    """The log-density of data x, of which at most ``batch`` are solved at once."""
+    """The log-density of data x, solving at most ``batch`` of them at once."""
     if batch is None or not isinstance(x, Tensor) or not x.dim() or not len(x):
         return _density(model, x, options)
     return _in_chunks(model, x, options, batch)
@@ -128,7 +129,7 @@ def _in_chunks(model: Any, x: Tensor, options: DensityOptions, batch: int) -> Lo
     return together(parts)
 
 
-@torch.inference_mode(False)  # whose tensors autograd does not take
+@torch.inference_mode(False)  # autograd does not take inference tensors
 def _density(model: Any, x: Tensor, options: DensityOptions) -> LogProb:
     """The densities of all samples at once."""
     options = _checked(model, x, options)
@@ -168,7 +169,7 @@ def _checked(model: Any, x: Any, options: DensityOptions) -> DensityOptions:
 
 
 def _of_plan(model: Model, x: Tensor, options: DensityOptions, steady: Steady) -> LogProb:
-    """The exact density of the map that a plan is."""
+    """The exact density of the map that a plan defines."""
     o = options
     plan = o.plan or plan_for(model, o.solver, o.steps, o.grid, {})
     density = plan_log_prob(model, x, plan)
@@ -203,17 +204,18 @@ def _along_flow(
     flow = pilot.settled(_flow(model, x, o.t, o.base, o.args), tracing.probes, x)
     at_nodes = o.adjoint is None and isinstance(flow, PathFlow) and o.divergence != "along"
     mixed = o.steps is None and clock.needed(o.control, not at_nodes, len(x))
-    spent = dependence.of_flow(flow, x, tracing.forward, at_nodes, mixed)
+    cost = dependence.of_flow(flow, x, tracing.forward, at_nodes, mixed)
     if at_nodes and isinstance(flow, PathFlow):
         integral = _at_nodes(flow, x, tracing.probes, options)
     else:
         integral = _along(flow, x, tracing.probes, options)
     density = _counted(_result(flow, x, integral, tracing), steady)
-    return noted(_with(density, spent), o.base, flow.base_std, quiet=o.adjoint is not None)
+    return noted(_with(density, cost), o.base, flow.base_std, quiet=o.adjoint is not None)
 
 
 def _tolerances(options: DensityOptions, x: Tensor, exact: bool) -> tuple[float, float, float]:
-    """Of the state, of the divergence along it, both as the solver takes them, and in nats."""
+    """The tolerances of the state and of the divergence along it, both in the solver's units, and
+    in nats."""
     tol = options.tolerance(exact)
     of_solve = tolerance(tol, options.control, len(x))
     return max(STATE * of_solve, FINEST[x.dtype]), of_solve, tol
@@ -258,7 +260,7 @@ def _at_nodes(
 
 
 def _steady(model: Any, batch: int, control: str | None) -> tuple[Any, Steady]:
-    """The model, or the velocity, with a first call that is asked twice."""
+    """The model, or the velocity, with its first call made twice."""
     warn_of_training(model.net if isinstance(model, Model) else model, noise=False)
     model = of_one_time(model) if control == "batch" else model
     if isinstance(model, Model):
@@ -275,8 +277,8 @@ def _ask_plainly(
     x: Tensor,
     options: DensityOptions,
 ) -> None:
-    """Ask outside of torch.func, whose transforms show no answers, where an estimator would ask
-    inside of it."""
+    """Make the first call outside torch.func, whose transforms hide outputs, where an estimator
+    would make it inside."""
     if getattr(estimator, "mode", None) != "forward":
         return
     with torch.no_grad():
@@ -290,13 +292,13 @@ def _ask_plainly(
 
 
 def _counted(density: LogProb, steady: Steady) -> LogProb:
-    """The integral with the calls counted that looked whether the network is steady."""
+    """The density with the calls added that tested whether the network is deterministic."""
     rounds = None if density.rounds is None else density.rounds + steady.extra
     return replace(density, nfe=density.nfe + steady.extra, rounds=rounds)
 
 
 def _with(density: Any, calls: Tensor | int) -> Any:
-    """The integral with more network evaluations per sample, for which no other call waited."""
+    """The integral with more network evaluations per sample, which add no rounds."""
     return replace(density, nfe=density.nfe + calls)
 
 
@@ -320,7 +322,7 @@ def _with_ends(
     integral: Integral,
     probes: traces.Probes,
 ) -> tuple[Integral, dict[str, Any]]:
-    """What is known at the ends of a path, and before the first time, with its evaluations
+    """The estimates at the ends of a path, and before the first time, with their evaluations
     counted."""
     extra: dict[str, Any] = {}
     if integral.ends is not None:
@@ -329,11 +331,11 @@ def _with_ends(
         before, gap = _before(flow, x, integral, first, probes)
         extra |= gap
         calls = before.nfe - integral.nfe + (flow.end.alpha > 0.0)
-        # None of these evaluations waits for another.
+        # These evaluations do not wait for each other.
         integral = _waited(replace(before, nfe=integral.nfe + calls), int(calls.max() > 0))
     if flow.looked and flow.at.sigma > 0.0:
         extra["notes"] = (NO_ANSWER.format(t=flow.at.t, end=flow.model.path.t_data),)
-    return _waited(_spent(integral, flow.looked, 0), flow.looked), extra
+    return _waited(_with_cost(integral, flow.looked, 0), flow.looked), extra
 
 
 def _before(
@@ -343,15 +345,16 @@ def _before(
     first: End,
     probes: traces.Probes,
 ) -> tuple[Integral, dict[str, Any]]:
-    """What lies before the first time, with its evaluations counted, of which one has products."""
+    """The truncation before the first time, with its evaluations counted, one of them with
+    products."""
     if flow.at.sigma == 0.0:
         return integral, {"truncation": torch.zeros_like(first.trace)}
     before = flow.before(flow.enter(x), first.slope, first.trace, probes)
     gap = {"truncation": before.value, "truncation_error": before.error if flow.short else None}
-    return _spent(integral, before.calls, probes.products), gap
+    return _with_cost(integral, before.calls, probes.products), gap
 
 
-def _spent(integral: Integral, calls: int, products: int) -> Integral:
+def _with_cost(integral: Integral, calls: int, products: int) -> Integral:
     return replace(integral, nfe=integral.nfe + calls, products=integral.products + products)
 
 
@@ -368,9 +371,9 @@ def _density_of(
     tracing: Tracing,
     **extra: Any,
 ) -> LogProb:
-    """The result: ``density`` (B,) is what there is besides the divergence."""
+    """The result: ``density`` (B,) is the log-density without the divergence."""
     probes = tracing.probes
-    calls, products = pilot.spent(probes)
+    calls, products = pilot.choice_cost(probes)
     return LogProb(
         value=density + integral.change.mean(1),
         stderr=standard_error(integral.change, probes),
@@ -395,7 +398,7 @@ def _on_grid(model: Model, x: Tensor, tracing: Tracing, plan: Plan, base: Any) -
     if not torch.is_grad_enabled():
         flow = PathFlow(model, (plan.grid[0], plan.grid[-1]), prior, x)
         first = flow.ask(flow.start, flow.enter(x), probes)
-        known = _spent(integral, 1, probes.products)
+        known = _with_cost(integral, 1, probes.products)
         integral, extra = _before(flow, x, known, first, probes)
     return _density_of(integral, density, tracing, **extra)
 
@@ -424,7 +427,7 @@ def _flow(model: Any, x: Tensor, t, base: Any, args: Sequence[Any]) -> PathFlow 
 
 
 def _begun(flow: PathFlow, x: Tensor) -> PathFlow:
-    """The flow from the data's end, or from ``t_min`` where the network has no answer at that end:
+    """The flow from the data's end, or from ``t_min`` where the network has no output at that end:
     a network that takes the logarithm of its time has none."""
     if not flow.answers(x):
         flow = PathFlow(flow.model, (flow.model.path.t_min, flow.end.t), flow.prior, x)
@@ -433,8 +436,8 @@ def _begun(flow: PathFlow, x: Tensor) -> PathFlow:
 
 
 def _state(model: Any, x: Tensor) -> Tensor:
-    """x in the dtype that the state is kept in: float64 wherever the network gets its own dtype at
-    its door."""
+    """x in the dtype of the state: float64 wherever the model converts the network's input to the
+    network's own dtype."""
     if isinstance(model, Model) and model.dtype is not None:
         x = x.double()
     x = x if x.dtype == torch.float64 else x.float()

@@ -1,9 +1,9 @@
-"""A look at a field from outside: whether the products that autograd takes with its Jacobian are
-those of its differences.
+"""A black-box check of a field: whether autograd's products with its Jacobian agree with its finite
+differences.
 
-A network that is cut off from its input altogether is found where it is called (``graphs.answer``).
-One that is cut off in part, as ``x + net(x.detach())`` is, has a graph, and a trace of another
-Jacobian."""
+A network that is completely detached from its input is detected where it is called
+(``graphs.answer``). A network that is detached in part, as ``x + net(x.detach())``, has a graph,
+but the trace of another Jacobian."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ from odesolve.model.model import Model
 from odesolve.model.network import Share
 from odesolve.trace.linearised import check_shape
 
-LOOKED = 8  # samples, where that may be: what is wrong with a network is wrong for all
-TRIES = 3  # directions, each at a sixth of the step before it: all have to say so
-# of a difference: what the halves on both sides of x may differ by, where it tells a derivative
+LOOKED = 8  # samples, where possible: a wrong network is wrong for all
+TRIES = 3  # directions, each at a sixth of the step before it: all must agree
+# of a difference: how much its halves on both sides of x may differ if it is to approximate a
+# derivative
 STRAIGHT = 0.01
-# of a product: what autograd and differences may differ by; a cut that changes less is not seen
+# of a product: how much autograd and differences may differ; a detached part below that goes
+# unnoticed
 OFF = 0.03
 
 Field = Callable[[Tensor, Tensor], Tensor]  # (states, numbers of the samples)
@@ -43,11 +45,11 @@ def of_model(
     flow: PathFlow | None = None,
     batched: bool = False,
 ) -> Tensor | int:
-    """Look at what the network says, each sample x (B, ...) of data noised to a time, by default
-    one where signal and noise are alike; of a ``flow`` also at times of the samples' own
-    (``clock``). Where the network is ``batched``, asked for other numbers of rows than B, the first
-    ``LOOKED`` samples do. Returns the network evaluations that each sample took, then (B,). Raises
-    OdesolveError for products of another Jacobian, and for one time that is taken for all."""
+    """Check the network at samples x (B, ...) of data, noised to a time, by default one where
+    signal and noise are equal; for a ``flow`` also at each sample's own time (``clock``). Where the
+    network is ``batched``, that is, takes numbers of rows other than B, the first ``LOOKED``
+    samples suffice. Returns the network evaluations per sample, then (B,). Raises OdesolveError
+    where the products are those of another Jacobian, and where one time serves all rows."""
     path = model.path
     raw = model.untouched()
     if t is None:
@@ -77,8 +79,8 @@ def of_flow(
     batched: bool = False,
     mixed: bool = False,
 ) -> Tensor | int:
-    """``of_model``, or the same look at a velocity half way; ``mixed`` also at times of the
-    samples' own, as they meet in a call at nodes (``batched``) or along."""
+    """``of_model``, or the same check of a velocity halfway; ``mixed`` also with each sample's own
+    time, as times meet in a call at nodes (``batched``) or along."""
     if isinstance(flow, PathFlow):
         return of_model(flow.model, x, None, forward, flow if mixed else None, batched)
     half = 0.5 * (flow.start + flow.stop)
@@ -98,9 +100,9 @@ def look(
     forward: bool = False,
     clock: FieldClock | None = None,
 ) -> int:
-    """Compare products with differences at x (B, ...); ``dtype`` is that of the network. Three
-    evaluations, and three more as long as all that were made found the same sample off; those of
-    ``clock`` in addition."""
+    """Compare products with differences at x (B, ...); ``dtype`` is that of the network. Takes
+    three evaluations, and three more as long as every try so far finds the same sample off; those
+    of ``clock`` come in addition."""
     off = torch.ones(len(x), dtype=torch.bool, device=x.device)
     spent = 0
     late = False
@@ -141,8 +143,8 @@ def _off(
     forward: bool,
     clock: FieldClock | None = None,
 ) -> tuple[Tensor, ...]:
-    """Which samples (B,) have another derivative by differences along v than by autograd, beyond
-    doubt; what ``clock`` saw."""
+    """Which samples (B,) certainly have a derivative along v by differences that is not autograd's;
+    the result of ``clock``."""
 
     def call(x: Tensor, v: Tensor, index: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -170,7 +172,7 @@ def _pulled(
     v: Tensor,
     rise: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """f at x, and (J^T rise) v number by number."""
+    """f at x, and (J^T rise) v element by element."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         here = f(leaf)
@@ -186,7 +188,7 @@ def _pushed(
     v: Tensor,
     rise: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """f at x, and (J v) rise number by number."""
+    """f at x, and (J v) rise element by element."""
     try:
         here, slope = pushed(f, (x,), (v,))
     except FAILURES as e:
@@ -203,6 +205,6 @@ def _sum(x: Tensor) -> Tensor:
 
 
 def _normal(like: Tensor, seed: int) -> Tensor:
-    """The same numbers whenever they are asked for; nobody's generator moves."""
+    """The same numbers at every call; no global generator moves."""
     generator = torch.Generator().manual_seed(seed + math.prod(like.shape))
     return torch.randn(like.shape, dtype=torch.float64, generator=generator).to(like)

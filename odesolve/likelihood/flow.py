@@ -28,13 +28,13 @@ from odesolve.trace import Probes
 Field = Callable[[Tensor], Tensor]
 # What torch says to float(t), and to a comparison of t in an ``if``.
 ONE_NUMBER = ("converted to Scalar", "Python scalars", "is ambiguous", "single element")
-OWN_END = (EDM, Discrete)  # their ``t_min`` is where the networks that are trained on them end
-# of models that do not say; accuracy at a given cost changes by a tenth from 0.3 to 1 on the digits
+OWN_END = (EDM, Discrete)  # networks trained on these end at their ``t_min``
+# for models without one; accuracy at a given cost changes by a tenth from 0.3 to 1 on the digits
 SIGMA_DATA = 0.5
 
 
 class Flow(Protocol):
-    """What ``log_prob`` needs of a flow."""
+    """What ``log_prob`` needs from a flow."""
 
     start: float
     stop: float
@@ -58,7 +58,7 @@ class Flow(Protocol):
         ...
 
     def first_step(self, tol: float) -> float | None:
-        """The solver's first step, None if it is to find one."""
+        """The solver's first step, None to let the solver choose."""
         ...
 
 
@@ -66,8 +66,8 @@ class PathFlow:
     """The probability flow of a model between two times of its path, turned into a rotation.
 
     In y = x / sqrt(alpha^2 c^2 + sigma^2), with the angle u = atan(sigma / (alpha c)) as the clock,
-    the flow is dy/du = -F(y, u), F being what EDM's network predicts for data of deviation c
-    (Karras et al. 2022, eq. 7): neither end is singular, and for Gaussian data of deviation c
+    the flow is dy/du = -F(y, u), F being EDM's prediction for data of standard deviation c (Karras
+    et al. 2022, eq. 7): neither end is singular, and for Gaussian data of standard deviation c
     nothing moves. The linear part of the drift is in the coordinates, not in F, so no probe has to
     estimate its trace.
 
@@ -139,12 +139,12 @@ class PathFlow:
 
     def first_step(self, tol: float) -> float:
         """A first step for a method of order 5 at this tolerance: a hundredth of the way at 1e-5.
-        The clock has no steep end that would have to be found out, and that saves an evaluation and
-        two short steps."""
+        The clock has no steep end that a solver must detect, and this saves an evaluation and two
+        short steps."""
         return min(0.05, 0.01 * (tol / 1e-5) ** 0.2) * (self.stop - self.start)
 
     def field(self, u: Tensor, index: Tensor) -> Field:
-        # Cut even where there are as many rows as samples: at nodes they may all be of one sample.
+        # Select rows even where there are B of them: at nodes they may all be of one sample.
         model = self.model.rows(index, self.batch)
         t = self.times(u)
         width = torch.hypot(model.path.alpha(t) * self.c, model.path.sigma(t))
@@ -164,7 +164,7 @@ class PathFlow:
 
     @property
     def base_std(self) -> float:
-        """Standard deviation of the base where none is given."""
+        """Standard deviation of the default base."""
         return self.model.path.start_std(self.end.t)
 
     def score(self, u: Tensor, y: Tensor, slope: Tensor) -> Tensor:
@@ -181,8 +181,8 @@ class PathFlow:
         (B,) there.
 
         With rho^2 = sigma^2 / alpha^2 large, log p_T(x) = log N(x; 0, sigma^2) + log E exp(x0 z /
-        rho^2 - |x0|^2 / (2 rho^2)), z = x / alpha; to second order in 1 / rho^2 that expectation is
-        known from E[x0 | x] at x and at 0 and its trace at x. One evaluation, at 0. Rejected: the
+        rho^2 - |x0|^2 / (2 rho^2)), z = x / alpha; to second order in 1 / rho^2 that expectation
+        follows from E[x0 | x] at x and at 0 and its trace at x. One evaluation, at 0. Rejected: the
         divergence between q(x_T | x0) and the prior, which bounds the mean only."""
         x = self.leave(y)
         exact = normal_log_density(x, self.end.sigma) - self.log_base(y)
@@ -211,14 +211,14 @@ class PathFlow:
 
     @torch.no_grad()
     def answers(self, x: Tensor) -> bool:
-        """Whether the network has an answer for any sample at the first time."""
+        """Whether the network has a finite output for any sample at the first time."""
         index = torch.arange(self.batch, device=x.device)
         u = x.new_full((self.batch,), self.start, dtype=torch.float64)
         try:
             out = self.field(u, index)(self.enter(x))
         except (OdesolveError, torch.OutOfMemoryError):
             raise
-        except Exception:  # what is wrong elsewhere, too, is raised again there
+        except Exception:  # an error that is not due to the time comes up again elsewhere
             return False
         return bool(torch.isfinite(out).flatten(1).all(1).any())
 
@@ -242,8 +242,8 @@ class PathFlow:
         return self.at.sigma > 0.0 and self.at.rho > (1 + 1e-9) * path.point(own).rho
 
     def before(self, y: Tensor, slope: Tensor, trace: Tensor, probes: Probes) -> Before:
-        """What lies before the first angle, at its state, with dy/du and its divergence (B,) there;
-        see ``truncation``."""
+        """The truncation before the first angle, at its state, with dy/du and its divergence (B,)
+        there; see ``truncation``."""
         at = truncation.angles(self.start, self.stop)
         after = self.ask(at[1], y, probes)
         index = torch.arange(self.batch, device=y.device)
@@ -278,7 +278,7 @@ class VelocityFlow:
             )
 
     def first_step(self, tol: float) -> None:
-        """Left to the solver: of the velocity's clock nothing is known."""
+        """Left to the solver: nothing is known about the velocity's clock."""
 
     def enter(self, x: Tensor) -> Tensor:
         return x
@@ -336,7 +336,7 @@ def normal_log_density(x: Tensor, std: float) -> Tensor:
 
 
 def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A user's log-density at x (B, ...), summed over a sample where it came one per number;
+    """A user's log-density at x (B, ...), summed over a sample where it has one value per element;
     float64."""
     try:
         values = shielded(base, "the base's log-density", at=0)(x)
@@ -355,8 +355,8 @@ def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             else type(values).__name__
         )
         raise OdesolveError(
-            f"the base's log-density is {given} for states {tuple(x.shape)}: return one number a "
-            "sample, a real one"
+            f"the base's log-density is {given} for states {tuple(x.shape)}: return one real "
+            "number per sample"
         )
     if values.dim() > 1:
         return values.double().flatten(1).sum(1)
@@ -377,7 +377,7 @@ def _plain(path: Path) -> Path:
 
 def _data_end(model: Model, c: float) -> float:
     """The first time: the data's end where the path keeps noise there, or where it leaves the data
-    steadily and the network determines the flow; otherwise ``t_min``, below which few networks
+    smoothly and the network determines the flow; otherwise ``t_min``, below which few networks
     train."""
     path = model.path
     if float(path.sigma(path.t_data)) > 0.0:
@@ -389,7 +389,7 @@ def _data_end(model: Model, c: float) -> float:
 
 
 def _timed(model: Model, t: float) -> bool:
-    """Whether what the network gets as its time is a number."""
+    """Whether the network's time is finite."""
     return math.isfinite(float(model.network_times(torch.tensor(t, dtype=torch.float64))))
 
 

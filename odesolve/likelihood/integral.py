@@ -1,4 +1,4 @@
-"""What all ways to integrate a divergence share."""
+"""Types shared by all ways to integrate a divergence."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ class End:
 @dataclass(frozen=True)
 class Integral:
     """An integrated flow: the last states (B, ...), the integral of the divergence for every probe
-    (B, K), what it cost.
+    (B, K), and its cost.
 
-    ``error`` (B,) is an estimate of the error that the solver made of the log-density, ``ends``
-    what is known at both ends, ``rounds`` how many network calls waited for one another, None where
-    that was not counted."""
+    ``error`` (B,) estimates the solver's error of the log-density, ``ends`` has the field at both
+    ends, ``rounds`` is the number of sequential network calls, None where not counted."""
 
     y: Tensor
     change: Tensor

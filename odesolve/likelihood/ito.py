@@ -1,9 +1,9 @@
 """The log-density along samples of the reverse SDE, from the scores that the sampler evaluates
 anyway.
 
-In z = x / V with V^2 = alpha^2 c^2 + sigma^2 Gaussian data of deviation c stay N(0, I), and log p_z
-= -|z|^2 / 2 + l. Towards the data, at the noise level kappa = tau^2 and in the clock m, dm =
-d(rho^2) / (c^2 + rho^2) as rho falls, with eta = grad l,
+In z = x / V with V^2 = alpha^2 c^2 + sigma^2 Gaussian data of standard deviation c stay N(0, I),
+and log p_z = -|z|^2 / 2 + l. Towards the data, at the noise level kappa = tau^2 and in the clock m,
+dm = d(rho^2) / (c^2 + rho^2) as rho falls, with eta = grad l,
     dz = [(1 + kappa) eta - kappa z] dm / 2 + sqrt(kappa) dW,
     dl = |eta|^2 dm / 2 + eta . sqrt(kappa) dW + (kappa - 1) [div eta + |eta|^2 - eta . z] dm / 2,
 by Ito's formula and the Fokker-Planck equation: at kappa = 1, the reverse SDE, no divergence is
@@ -42,25 +42,25 @@ from odesolve.plans.instructions import (
 from odesolve.plans.plan import Plan
 from odesolve.sampling.execute import program_for
 
-REVERSE = 1e-9  # so near to 1 the noise level of a step is that of the reverse SDE
+REVERSE = 1e-9  # a noise level this close to 1 counts as that of the reverse SDE
 
 
 @torch.no_grad()
 def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Run a stochastic plan from the state x (B, ...): its end, the estimated log-density (B,) of
-    that, and its deviation (B,).
+    """Run a stochastic plan from the state x (B, ...): its end, the estimated log-density (B,)
+    there, and its standard deviation (B,).
 
-    The state at the plan's first time is taken to be of the prior, N(0, start_std^2). No evaluation
-    is added. The density is that of the path's marginals if the scores are theirs; where the plan
-    ends at sigma = 0, what the last, noiseless step does to it counts but for the curvature, of
-    order sigma^2. Exact for Gaussian data of the model's ``sigma_data`` (0.5). Otherwise the mean
-    of the error falls with the first power of the step, with the second for solvers of the reverse
-    SDE that are of weak order 2, and its deviation with the square root: a step's integral of eta .
-    dW lacks (N^T S N - tr S dm) / 2 with S the Jacobian of eta and N the noise, of variance |S|^2
-    dm^2 / 2, and |S|^2 dm is about |the change of eta|^2.
+    The state at the plan's first time counts as a sample of the prior, N(0, start_std^2). The
+    estimate adds no evaluation. The density is that of the path's marginals if the scores are
+    theirs; where the plan ends at sigma = 0, it includes the last, noiseless step up to its
+    curvature, of order sigma^2. Exact for Gaussian data of the model's ``sigma_data`` (0.5).
+    Otherwise the mean of the error falls with the first power of the step, with the second for
+    solvers of the reverse SDE of weak order 2, and its standard deviation with the square root: a
+    step's integral of eta . dW lacks (N^T S N - tr S dm) / 2 with S the Jacobian of eta and N the
+    noise, of variance |S|^2 dm^2 / 2, and |S|^2 dm is about |the change of eta|^2.
 
-    Raises OdesolveError for plans of which a step draws no noise, runs towards the noise or is not
-    linear, or whose network is not evaluated at the step's states.
+    Raises OdesolveError for plans with a step that draws no noise, runs towards the noise or is not
+    linear, or that do not evaluate the network at the step's states.
     """
     steps = _steps(plan, model.path)
     program = program_for(model, plan, x.dtype, None)
@@ -106,8 +106,7 @@ class _ItoVisit:
         outputs: Sequence[Tensor],
         width: float,
     ) -> _ItoVisit:
-        """From what the network answered at x: eta = F alpha c / sigma, F being what EDM's network
-        predicts."""
+        """From the network's outputs at x: eta = F alpha c / sigma, F being EDM's prediction."""
         at = model.at(model.times_of(x, p.t), "edm", x, width)
         eta = model.convert(x, at, outputs) * (p.alpha * width / p.sigma)
         return cls(x / math.hypot(p.alpha * width, p.sigma), eta)
@@ -130,16 +129,16 @@ class _ItoStep:
         length = math.inf
         if s.alpha > 0:
             length = 2.0 * (math.log(before / after) - math.log(s.alpha / t.alpha))
-        drawn = sum(w * w for w in self.noise.values())
+        draws = sum(w * w for w in self.noise.values())
         # the variance that the reverse SDE adds
         whole = -(t.sigma**2) * math.expm1(2.0 * (s.lam - t.lam))
-        level = drawn / whole if whole else 1.0
+        level = draws / whole if whole else 1.0
         e = math.exp(-0.5 * level * length)
         turned = b.eta - a.eta
         dim = a.z.shape[1:].numel()
         fall = _inner(a.z, a.z) - _inner(b.z, b.z)
         value = 0.5 * fall + dim * math.log(before / after)
-        variance = 0.5 * drawn / (level * after) ** 2 * _inner(turned, turned)
+        variance = 0.5 * draws / (level * after) ** 2 * _inner(turned, turned)
         if abs(level - 1.0) >= REVERSE:
             return _at_level(value, level, e, a, b), variance
         squares = _inner(a.eta, a.eta) + _inner(b.eta, b.eta)
@@ -164,8 +163,8 @@ def _at_level(
     a: _ItoVisit,
     b: _ItoVisit,
 ) -> Tensor:
-    """The gain at another noise level than that of the reverse SDE, where ``e`` is what the step
-    leaves of z."""
+    """The gain at a noise level other than that of the reverse SDE; ``e`` is the share of z that
+    the step leaves."""
     on = (level + 1.0) / level
     back = (level - 1.0) / level
     forward = on * _inner(a.eta, b.z - e * a.z)
@@ -224,13 +223,13 @@ def _steps(plan: Plan, path: Path) -> list[_ItoStep]:
     noise = _noise(plan)
     steps = []
     for k, (s, t) in enumerate(itertools.pairwise(path.points(plan.grid))):
-        drawn = LinearForm({n: w for n, w in noise[k + 1].items() if w})
+        draws = LinearForm({n: w for n, w in noise[k + 1].items() if w})
         if not s.lam < t.lam:
             raise OdesolveError(
                 f"the step from t={s.t:.4g} to {t.t:.4g} does not run to the data: take a grid "
                 "that does"
             )
-        if not drawn and t.sigma > 0.0:
+        if not draws and t.sigma > 0.0:
             raise OdesolveError(
                 f"{plan.solver} draws no noise from t={s.t:.4g} to {t.t:.4g}: the estimate is of "
                 "stochastic samples; for a "
@@ -241,5 +240,5 @@ def _steps(plan: Plan, path: Path) -> list[_ItoStep]:
                 f"{plan.solver} does not evaluate the state at t={s.t:.4g}: take a solver that "
                 "evaluates every one"
             )
-        steps.append(_ItoStep(s, t, drawn))
+        steps.append(_ItoStep(s, t, draws))
     return steps

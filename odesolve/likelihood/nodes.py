@@ -1,8 +1,8 @@
-"""The divergence at quadrature nodes of its own: the state is solved first, then all nodes are
-evaluated in one batch.
+"""The divergence at quadrature nodes of its own: first the solve of the state, then one batch with
+all nodes.
 
-A divergence costs a network evaluation and all its Jacobian products, a state one evaluation alone:
-the solver's many evaluations carry no products. In the clock of ``flow.PathFlow`` the integrand is
+A divergence costs a network evaluation and all its Jacobian products, a state only one evaluation:
+the solver's many evaluations need no products. In the clock of ``flow.PathFlow`` the integrand is
 smooth up to both ends, and the nodes converge geometrically: to 0.02 nats on the digits 24, where a
 solver of the joint equations takes 60, and 120 or more in time."""
 
@@ -59,13 +59,13 @@ def integrate(
     max_calls: int | None = None,
     control: str | None = None,
 ) -> Integral:
-    """Carry the log-density along the flow from x (B, ...); ``tol`` is what each sample's
-    quadrature may err by, in nats.
+    """Carry the log-density along the flow from x (B, ...); ``tol`` is the tolerated error of each
+    sample's quadrature in nats.
 
     ``state_tol`` is the absolute and relative tolerance of the state's solve. The error is the
     quadrature's (``error_bound``) and that of the computed curve, by its defect: along any curve
     y(u), d log p(y(u)) = -div F du + (dy - F du) . score, so the integral of the defect against the
-    score is what the curve's distance from the flow costs, if the score is that of p.
+    score is the error due to the curve's distance from the flow, if the score is that of p.
     Rejected: adding that term to the value. It is exact for an exact network (0.03 nats from 40
     evaluations on the digits), but a trained network's score is not the gradient of its flow's
     density, and the value gets worse."""
@@ -101,8 +101,9 @@ def along_curve(
     first: int = FIRST,
     alone: bool = False,
 ) -> Integral:
-    """The integral of the divergence along a state that took ``rounds`` rounds to solve, from
-    ``first`` intervals on; every node is ``alone`` in its call where all samples share one time."""
+    """The integral of the divergence along a state that took ``rounds`` rounds to solve, starting
+    with ``first`` intervals; ``alone`` gives every node its own call, where all samples share one
+    time."""
     device = sol.last.device
     if all(word != "ok" for word in sol.status):
         return _lost(sol, probes, rounds)
@@ -147,7 +148,7 @@ class NodeCurve(Protocol):
 
 
 def in_batches(rows: int, each: int) -> list[slice]:
-    """Slices of ``rows`` rows of ``each`` numbers, each as large as one batch can be."""
+    """Slices of ``rows`` rows of ``each`` numbers, each of the size of one batch."""
     size = max(1, NUMBERS // max(1, each))
     return [slice(k, k + size) for k in range(0, rows, size)]
 
@@ -165,13 +166,13 @@ def quarters(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def left_out(values: Tensor, power: float = 0.5) -> Tensor:
-    """Estimate (B,) of what the rule on [0, 1] errs by for smooth values (n + 1, B) at its nodes:
-    three times the last quarter of their coefficients over n, times what it foretells of the next:
+    """Estimate (B,) of the rule's error on [0, 1] for smooth values (n + 1, B) at its nodes: three
+    times the last quarter of their coefficients over n, times a prediction for the next quarter:
     its ratio to the third quarter, to this power.
 
-    With power 1 it is closer on the average; then the few samples of which it is small by accident
-    stop too early, and err by up to 50 times as much. Rejected: differences of successive rules,
-    small by accident for one sample in fifty."""
+    With power 1 it is closer on average, but the few samples where it is small by accident stop too
+    early, with errors up to 50 times as large. Rejected: differences of successive rules, small by
+    accident for one sample in fifty."""
     third, last = quarters(values)
     ratio = (last / third.clamp_min(1e-300)).clamp_max(1.0)
     return 3 / (len(values) - 1) * last * ratio**power
@@ -179,7 +180,8 @@ def left_out(values: Tensor, power: float = 0.5) -> Tensor:
 
 def unresolved(values: Tensor) -> Tensor:
     """``left_out``, or a share of the last quarter where the coefficients fall slowly, as where the
-    divergence jumps (of a network with ReLU): then they come back into the integral as a whole."""
+    divergence jumps (for a network with ReLU): then aliasing brings them back into the integral in
+    full."""
     third, last = quarters(values)
     return torch.maximum(
         left_out(values), 0.7 * last * (last / third.clamp_min(1e-300)).clamp_max(1.0) ** 3
@@ -187,19 +189,19 @@ def unresolved(values: Tensor) -> Tensor:
 
 
 def error_bound(values: Tensor) -> Tensor:
-    """What the rule errs by at most (B,), in all but a few of a hundred samples: twice what it
-    leaves out, by either account, and a little of what the rule with half of the intervals does.
+    """A bound (B,) on the rule's error for all but a few samples in a hundred: twice the larger of
+    the two estimates, and a small share of that of the rule with half the intervals.
 
     Chosen on trained networks, digits and mixtures, at tolerances of 5e-4 to 0.5:
-    ``benchmarks/calibration.py``. What the rule is refined by is less wary of slow coefficients,
-    for which more nodes are a poor cure."""
+    ``benchmarks/calibration.py``. The criterion for refinement is less cautious about slow
+    coefficients, where more nodes help little."""
     third, last = quarters(values)
     slow = last * (last / third.clamp_min(1e-300)).clamp_max(1.0) ** 2
     return 2.0 * torch.maximum(left_out(values), slow) + 0.02 * left_out(values[::2])
 
 
 def _spaced(old: Tensor) -> Tensor:
-    """Values (n + 1, ...) at every second of twice the nodes, 0 between them."""
+    """Values (n + 1, ...) at every second one of twice as many nodes, 0 between them."""
     new = old.new_zeros(2 * len(old) - 1, *old.shape[1:])
     new[::2] = old
     return new
@@ -208,10 +210,10 @@ def _spaced(old: Tensor) -> Tensor:
 class Nodes:
     """The divergence at nested nodes along a solution, refined for the samples that need it.
 
-    Of all samples: ``change`` (B, K) is the integral, ``error`` (B,) what rule and curve err by at
-    most, but for a few samples in a hundred, ``count`` (B,) the nodes, ``rounds`` in how many
-    batches; ``first`` and ``last`` hold what is known at the ends. Of the samples ``rows`` that are
-    refined: ``traces`` (n + 1, n_rows, K) and ``defects`` (n + 1, n_rows)."""
+    For all samples: ``change`` (B, K) is the integral, ``error`` (B,) a bound on the error of rule
+    and curve for all but a few samples in a hundred, ``count`` (B,) the number of nodes, ``rounds``
+    the number of batches; ``first`` and ``last`` hold the field at the ends. For the samples
+    ``rows`` under refinement: ``traces`` (n + 1, n_rows, K) and ``defects`` (n + 1, n_rows)."""
 
     def __init__(
         self,
@@ -265,10 +267,10 @@ class Nodes:
         )
 
     def _strayed(self, weights: Tensor) -> Tensor:
-        """What the curve's distance from the flow costs at most: the integral of the defect against
-        the score may be small by accident, that of its magnitudes cannot be. The score of a network
-        is not believed to grow below the first of the wider angles of ``truncation``: there it is
-        mostly its error, divided by the angle."""
+        """A bound on the error due to the curve's distance from the flow: the integral of the
+        defect against the score may be small by accident, that of its magnitudes cannot. Below the
+        first of the wider angles of ``truncation`` the score of a network counts as constant: there
+        it is mostly its error, divided by the angle."""
         return (weights @ self.defects).abs() + 0.2 * (weights @ self.defects.abs())
 
     def _double(self, more: Tensor) -> None:
@@ -279,8 +281,8 @@ class Nodes:
         self._evaluate(range(1, self.n, 2))
 
     def _evaluate(self, at: range) -> tuple[End, End]:
-        """Evaluate these nodes for ``rows``, as many at once as fit; returns what is known at the
-        first and the last."""
+        """Evaluate these nodes for ``rows``, as many at once as fit; returns the field at the first
+        and the last."""
         first = self.flow.start
         last = self.flow.stop
         # by rounding

@@ -1,5 +1,5 @@
-"""Log-densities of a model on a fixed grid: a sampler's plan from the data to the noise, which
-carries them with its weights."""
+"""Log-densities of a model on a fixed grid: a sampler's plan from the data to the noise carries
+them with its weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from odesolve.plans.plan import Plan
 from odesolve.sampling.model_plan import plan_for
 from odesolve.trace import Probes
 
-# Of the multistep methods the one whose log-density of the digits was the most accurate at 20, 40
-# and 80 evaluations.
+# The multistep method with the most accurate log-density of the digits at 20, 40 and 80
+# evaluations.
 SOLVER = "unipc_2"
 GRID = "karras"
 
@@ -36,7 +36,7 @@ def encoding_plan(
     times: tuple[float, float] | None,
 ) -> Plan:
     """The plan from the data to the noise, between these times or from ``t_min`` to the noise end:
-    where sigma = 0 no data prediction says which way to go."""
+    where sigma = 0, no data prediction determines a direction."""
     path = model.path
     if grid is None and isinstance(solver, str):
         grid = parse_label(solver, steps).grid

@@ -2,7 +2,7 @@
 
 Clenshaw 1957, Bai and Junkins 2011 (Picard-Chebyshev methods). In the clock of ``flow.PathFlow``
 the state is smooth up to both ends, so some 32 nodes carry it to 1e-6, and a round evaluates all of
-them in one batch: sequential rounds take the place of a solver's sequential evaluations.
+them in one batch: rounds take the place of a solver's sequential evaluations.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from odesolve.process.progress import Bar
 from odesolve.trace import Probes
 
 LIMIT = 100  # rounds
-# A tolerance of the whole curve from one of a solver's step: errors in nats were then alike.
+# The tolerance of the whole curve over that of a solver's step, for similar errors in nats.
 GLOBAL = 10.0
 # intervals for the first divergences: 16 seldom do, and a round counts for more than 16 evaluations
 FINER = 32
-# nodes are doubled when the states move by less than so many times what the nodes leave out
+# nodes double when the states move by less than this many times the nodes' truncation error
 REFINE = 10.0
-MOVED = 1e-12  # of a state, relative: below it there is no slope to be seen
+MOVED = 1e-12  # of a state, relative: smaller moves determine no slope
 
 
 @functools.lru_cache(32)
@@ -99,12 +99,12 @@ class Group:
         )
 
     def sweep(self, slope: Tensor, start: Tensor, length: float) -> Tensor:
-        """One round with the flow's slopes (n + 1, b, D) at ``y``; returns an estimate (b,) of what
-        the states still err by.
+        """One round with the flow's slopes (n + 1, b, D) at ``y``; returns an estimate (b,) of the
+        states' remaining error.
 
-        The slope is taken as linear in the state, with the secant of the last two rounds, one
-        number per node and sample: the states solve y = start + integral of (slope + secant (y -
-        before)), a linear system of n + 1 unknowns."""
+        The slope counts as linear in the state, with the secant of the last two rounds, one number
+        per node and sample: the states solve y = start + integral of (slope + secant (y - before)),
+        a linear system of n + 1 unknowns."""
         self._bend(slope)
         matrix = (length * integrals_to(self.n, _nodes(self.n))).to(self.y)
         new = self._solution(slope, start, matrix)
@@ -145,7 +145,7 @@ class Group:
         return torch.where(singular[:, None], plain, new)
 
     def unresolved(self, length: float) -> Tensor:
-        """Estimate (b,) of what the nodes' polynomial errs by, as a root mean square over the
+        """Estimate (b,) of the error of the nodes' polynomial, as a root mean square over the
         state."""
         assert self.curve is not None
         left = left_out(self.curve.flatten(1), 1.0).unflatten(0, self.curve.shape[1:])
@@ -190,11 +190,11 @@ def _both(a: Group, b: Group) -> Group:
 
 
 class Trajectory:
-    """The flow from x (B, ...), solved in rounds to ``tol``, the root mean square that a state may
-    err by.
+    """The flow from x (B, ...), solved in rounds to ``tol``, the tolerated root mean square error
+    of a state.
 
     Like a dense ``Solution``: ``at`` and ``slope_at`` at angles (m,), ``last``, ``status``, ``nfe``
-    (B,); ``rounds`` batches of evaluations one after another.
+    (B,); ``rounds``, the number of sequential batches of evaluations.
     """
 
     def __init__(
@@ -241,8 +241,8 @@ class Trajectory:
         return merged(out)
 
     def _ended(self, g: Group, error: Tensor, arrived: Tensor) -> Tensor:
-        """Which samples (b,) are at an end: those that have arrived, and those that will not, whose
-        status says why."""
+        """Which samples (b,) are done: those that have arrived, and those that cannot, whose status
+        says why."""
         bad = ~torch.isfinite(error)
         late = ~bad & ~arrived if self.rounds == LIMIT else torch.zeros_like(bad)
         spent = ~bad & ~arrived & ~late & (self.nfe[g.rows] + g.n + 1 > self.max_calls)

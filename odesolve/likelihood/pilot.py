@@ -1,5 +1,5 @@
-"""Where the estimator that chooses for itself looks before a likelihood is integrated: at two
-states along a crude flow."""
+"""The pilot run of the "auto" estimator before a likelihood is integrated: two states along a crude
+flow."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from odesolve.trace import AutoProbes, Probes
 
 AnyFlow = TypeVar("AnyFlow", bound=Flow)
 
-# Shares of the clock: an eighth of the products of a solve with the least nodes, and in the clock
-# of a path the noise levels of a fifth of the data's deviation and of 1.2 times it.
+# Shares of the clock: they cost an eighth of the products of a solve with the fewest nodes. In the
+# clock of a path they are the noise levels at a fifth and at 1.2 times the data's standard
+# deviation.
 SEEN = 0.25, 0.75
 
 
 def settled(flow: AnyFlow, probes: Probes, x: Tensor) -> AnyFlow:
-    """The flow of data x (B, ...); ``probes`` that choose for themselves have chosen along it."""
+    """The flow of data x (B, ...), after "auto" ``probes`` have made their choice along it."""
     if isinstance(probes, AutoProbes):
         _settle(probes, flow, flow.enter(x), (flow.start, flow.stop))
     return flow
@@ -47,9 +48,9 @@ def settle_on_plan(
         settled(flow, probes, x)
 
 
-def spent(probes: Probes) -> tuple[int, int]:
-    """Network evaluations and Jacobian products of each sample that the choice of ``probes`` has
-    taken."""
+def choice_cost(probes: Probes) -> tuple[int, int]:
+    """The network evaluations and Jacobian products per sample that the choice of ``probes``
+    cost."""
     if isinstance(probes, AutoProbes):
         return (1 + len(SEEN), probes.spent)
     return (0, 0)
@@ -63,9 +64,9 @@ def _settle(probes: AutoProbes, flow: Flow, y: Tensor, ends: tuple[float, float]
     index = torch.arange(len(y), device=y.device)
     before = 0.0
     slope = _field(flow, index, start)(y)
-    for share in SEEN:  # by steps of Euler's
+    for share in SEEN:  # by Euler steps
         ahead = y + (share - before) * width * slope.to(y.dtype)
-        y = torch.where(torch.isfinite(ahead), ahead, y)  # a network may refuse what is not finite
+        y = torch.where(torch.isfinite(ahead), ahead, y)  # a network may reject NaN or infinity
         slope = pilot.see(_field(flow, index, start + share * width), y)
         before = share
     probes.settle(pilot)

@@ -1,5 +1,5 @@
-"""The density of the sampler that runs: a plan of a few steps is a map of its own, and its Jacobian
-is known exactly.
+"""The density of the sampler itself: a plan of a few steps is a map of its own, with an exact
+Jacobian.
 
 A few-step map is not the flow that it approximates, nor is its density the flow's. Rows are linear,
 so the Jacobian of every value with respect to the start follows from those of the evaluations, and
@@ -27,22 +27,22 @@ from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Instruc
 from odesolve.plans.plan import Plan
 from odesolve.trace.linearised import Linearised
 
-TRIES = 60  # Newton steps, those taken back included
+TRIES = 60  # Newton steps, including those that are undone
 ENOUGH = 0.75  # a residual of eps to this power, relative to the data, counts as inverted
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PlanDensity(LogProb):
-    """The log-density of what a plan makes of its start, exactly.
+    """The exact log-density of a plan's result.
 
     ``smallest`` (B,) is the smallest singular value of the map's Jacobian at the latent, in units
-    of the data per unit of normal noise: the map folds where it is 0, and a point may have several
-    latents then, of which ``value`` counts one. ``residual`` (B,) is the root mean square distance
-    of the latent's image from x.
+    of the data per unit of normal noise: the map folds where it is 0. A point may then have several
+    latents; ``value`` counts only one. ``residual`` (B,) is the root mean square distance of the
+    latent's image from x.
 
-    The status of a sample is "ok"; "not_inverted" where no latent was found, and ``value`` is NaN;
-    "singular" where the Jacobian has no inverse, as where x0 is clipped, so that there is no
-    density and ``value`` is infinite; or "diverged"."""
+    The status of a sample is "ok"; "not_inverted" where the inversion did not converge, and
+    ``value`` is NaN; "singular" where the Jacobian has no inverse, as with a clipped x0, so that
+    there is no density and ``value`` is infinite; or "diverged"."""
 
     smallest: Tensor
     residual: Tensor
@@ -51,7 +51,7 @@ class PlanDensity(LogProb):
 @dataclass(frozen=True)
 class Pushed:
     """The end state of a plan (B, ...), its Jacobian (B, D, D) with respect to the start, float64,
-    and what they cost."""
+    and their cost."""
 
     x: Tensor
     jacobian: Tensor
@@ -73,10 +73,11 @@ def push(plan: Plan, model: Model, x: Tensor, tick: Tick = None) -> Pushed:
 
 
 def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
-    """Log-density of x (B, ...) under the map that a plan is, with normal noise at its noise end.
+    """Log-density of x (B, ...) under the map that a plan defines, with normal noise at its noise
+    end.
 
-    A plan that encodes (from data to noise) gives it directly: log prior(G(x)) + log |det G'(x)|.
-    One that decodes is inverted by damped Newton steps from a DDIM encoding: log prior(z) - log
+    A plan that encodes (from data to noise) gives it directly: log prior(G(x)) + log |det G'(x)|. A
+    plan that decodes is inverted by damped Newton steps from a DDIM encoding: log prior(z) - log
     |det F'(z)| with F(z) = x. Densities are of the state at the plan's data end. With gradients
     enabled the value is connected to x and to the network's parameters.
     """
@@ -98,15 +99,15 @@ def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
         products = products + at.products
     at = push(plan, model, z)
     residual = _rms(x - at.x.detach())
-    drawn = decoded(model, plan, z, at)
+    density = decoded(model, plan, z, at)
     lost = ~(residual <= _close(model, x))
     status = [
         "not_inverted" if bad else word
-        for bad, word in zip(lost.tolist(), drawn.status, strict=True)
+        for bad, word in zip(lost.tolist(), density.status, strict=True)
     ]
-    value = torch.where(lost, torch.nan, drawn.value)
-    counts = {"nfe": drawn.nfe + nfe, "products": drawn.products + products}
-    return replace(drawn, value=value, residual=residual, status=status, **counts)
+    value = torch.where(lost, torch.nan, density.value)
+    counts = {"nfe": density.nfe + nfe, "products": density.products + products}
+    return replace(density, value=value, residual=residual, status=status, **counts)
 
 
 def decoded(model: Model, plan: Plan, z: Tensor, at: Pushed) -> PlanDensity:
@@ -115,7 +116,7 @@ def decoded(model: Model, plan: Plan, z: Tensor, at: Pushed) -> PlanDensity:
     std = model.path.start_std(plan.grid[0])
     singular = _singular(at.jacobian)
     value = normal_log_density(z, std) - torch.linalg.slogdet(at.jacobian).logabsdet
-    # Rows that vanish but for round-off have a determinant that is all round-off.
+    # Rows that vanish up to round-off have a determinant that is pure round-off.
     eps = torch.finfo(torch.float64).eps
     flat = singular[:, -1] <= singular.shape[1] * eps * singular[:, 0]
     value = torch.where(flat, torch.inf, value)
@@ -166,7 +167,7 @@ def _check(plan: Plan, model: Model) -> None:
 
 
 class _Jacobian:
-    """Probes that see all of a Jacobian: their values are (B, D, D)."""
+    """Probes that return the whole Jacobian: their values are (B, D, D)."""
 
     exact = True
 
@@ -184,7 +185,7 @@ class _Jacobian:
 
 
 def _chained(plan: Plan, jacobians: list[Tensor], x: Tensor) -> Tensor:
-    """The Jacobian of the result, from those of the evaluations in order, which are used up."""
+    """The Jacobian of the result, from those of the evaluations in order, which it consumes."""
     dim = x.shape[1:].numel()
     identity = torch.eye(dim, dtype=torch.float64, device=x.device)
     values = {START: identity.expand(len(x), -1, -1)}
@@ -213,8 +214,8 @@ def _chained(plan: Plan, jacobians: list[Tensor], x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _inverted(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents whose images are x where they were found, with the evaluations and products (B,) that
-    each took."""
+    """Latents whose images are x where the inversion converged, with the evaluations and products
+    (B,) of each."""
     z, calls = _encoded(plan, model, x)
     at = push(plan, model, z)
     image = at.x
@@ -246,8 +247,8 @@ def _inverted(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _encoded(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int]:
-    """Where DDIM takes x on the plan's grid, backwards from its last time with noise; a guess of
-    the latent."""
+    """A guess of the latent: the end of a DDIM solve from x on the plan's grid, backwards from its
+    last time with noise."""
     times = list(plan.grid)
     if float(model.path.sigma(times[-1])) == 0.0:
         x = x * float(model.path.alpha(times[-2]))
@@ -266,8 +267,8 @@ def _newton(jacobian: Tensor, gap: Tensor) -> Tensor:
 
 
 def _close(model: Model, x: Tensor) -> Tensor:
-    """The residual (B,) at which a latent counts as found, by what the network's numbers
-    resolve."""
+    """The residual (B,) at which an inversion counts as converged, by the resolution of the
+    network's dtype."""
     eps = max(torch.finfo(d).eps for d in (x.dtype, model.dtype or x.dtype))
     size = x.detach().double().flatten(1).abs().amax(1)
     return eps**ENOUGH * size.clamp_min(1.0)
@@ -280,6 +281,6 @@ def _rms(gap: Tensor) -> Tensor:
 @torch.no_grad()
 def _singular(jacobian: Tensor) -> Tensor:
     """Singular values (B, D), the largest first; NaN where the Jacobian is not finite, which LAPACK
-    would not take."""
+    rejects."""
     finite = torch.isfinite(jacobian).flatten(1).all(1)[:, None]
     return torch.where(finite, torch.linalg.svdvals(jacobian.nan_to_num(0.0, 0.0, 0.0)), torch.nan)

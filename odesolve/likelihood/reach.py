@@ -1,10 +1,9 @@
-"""How far from an estimate the truth lies, when all that is known of the error is the spread of a
-few values.
+"""How far the truth lies from an estimate when only the spread of a few values describes the error.
 
-Student's t is right for normal values. A probe's are quadratic forms: where one direction has
-nearly all of the trace they are squares of normals, which are skewed, and a sample whose values
-happen to be small has a small spread, too. Of 8 of them t holds the mean in 85 % of the cases at a
-level of 95 %. The spreads of a whole batch together do not share one sample's accident."""
+Student's t is right for normal values. A probe's values are quadratic forms: where one direction
+has nearly all of the trace, they are squares of normals, which are skewed, and a sample whose
+values happen to be small has a small spread, too. With 8 of them, t covers the mean in 85 % of the
+cases at a level of 95 %. The spreads of a whole batch do not all share one sample's accident."""
 
 from __future__ import annotations
 
@@ -14,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BATCH = 20  # samples from which on their spreads say how much spreads differ
-# intervals go for this share of the misses that they may have, as all that they go by is estimated
+BATCH = 20  # fewest samples whose spreads determine how much spreads differ
+# intervals aim at this share of the misses allowed, as all their inputs are estimates
 SAFE = 0.8
-# and sums of signs, which take few values, may have this share: the next value is far off
+# sums of signs, which take few values, may have this share: their next value is far off
 SLACK = 1.3
 # simulated samples; values from which on skewness does not count
 DRAWS = 2**15
@@ -25,12 +24,12 @@ MOST = 256
 
 
 def reach(stderr: Tensor, count: int, level: float) -> Tensor:
-    """Distance (B,) that holds the truth with this probability, for standard errors (B,) of the
-    mean of ``count`` values each.
+    """The distance (B,) within which the truth lies with this probability, for standard errors (B,)
+    of means of ``count`` values each.
 
-    The larger of two: what the root mean square of all standard errors says, by ``factor``, and
-    what the sample's own one says, by Student's t, from 20 samples on drawn to the others as far as
-    they are alike. NaN of a standard error that is NaN."""
+    The larger of two: one from the root mean square of all standard errors, by ``factor``, and one
+    from the sample's own standard error, by Student's t; with 20 samples or more, the latter
+    shrinks towards the others as far as they are alike. NaN for a standard error that is NaN."""
     known = stderr[torch.isfinite(stderr)].square()
     if count < 2 or not len(known):
         return torch.zeros_like(stderr) * stderr
@@ -48,12 +47,12 @@ def reach(stderr: Tensor, count: int, level: float) -> Tensor:
 
 
 def _drawn_together(own: Tensor, known: Tensor, degrees: int) -> tuple[Tensor, Tensor]:
-    """Variances (B,) of single samples, and their degrees of freedom, if variances are spread as
+    """Shrunken variances (B,) of single samples, and their degrees of freedom, if variances follow
     inverse chi-squares.
 
     Moderated t (Smyth 2004), here with the prior's degrees d from the second moment: that of
     variances is (1 + 2 / degrees) (d - 2) / (d - 4) times the square of their mean. That moment is
-    taken 3 / sqrt(n) higher than found."""
+    raised by 3 / sqrt(n) over its estimate."""
     mean = known.mean()
     if not float(mean) > 0.0:
         return own, torch.full_like(own, float(degrees))
@@ -66,7 +65,7 @@ def _drawn_together(own: Tensor, known: Tensor, degrees: int) -> tuple[Tensor, T
 @functools.lru_cache(256)
 def factor(count: int, samples: int, level: float) -> float:
     """The factor on the root mean square standard error of ``samples`` samples of ``count`` values:
-    their means are held, be the values normal, squares of normals, or random signs."""
+    it covers their means for values that are normal, squares of normals, or random signs."""
     from scipy.special import stdtrit
 
     normal = float(stdtrit(samples * (count - 1), 0.5 + 0.5 * level))
@@ -91,11 +90,11 @@ def _squares(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _signs(count: int, level: float) -> float:
-    """Distance of a sum of signs from 0, over the root of their number, that is held about so
-    often."""
+    """Distance of a sum of signs from 0, over the root of their number, that covers it with about
+    this probability."""
     from scipy.special import bdtr
 
     rarer = np.arange(count // 2, 0, -1)
-    held = 1.0 - 2.0 * bdtr(rarer - 1.0, count, 0.5)
-    enough = rarer[held >= 1.0 - SLACK / SAFE * (1.0 - level)]
+    coverage = 1.0 - 2.0 * bdtr(rarer - 1.0, count, 0.5)
+    enough = rarer[coverage >= 1.0 - SLACK / SAFE * (1.0 - level)]
     return float((count - 2 * (enough[0] if len(enough) else 0)) / count**0.5)

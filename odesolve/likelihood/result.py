@@ -1,4 +1,4 @@
-"""What a log-density comes back as: a value with everything that is known about its error."""
+"""The result of a log-density: a value with everything that is known about its error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHOWN = (
     "nfe",
     "products",
 )
-FEW = 6  # numbers of a line
+FEW = 6  # numbers per line
 
 
 def check_width(levels: object, low: object, high: object, most: int | None = None) -> None:
@@ -49,7 +49,7 @@ def check_width(levels: object, low: object, high: object, most: int | None = No
         )
 
 
-def told_statuses(status: Sequence[str]) -> str:
+def status_text(status: Sequence[str]) -> str:
     """How many samples failed and how, as "2 of 5 failed: 1 diverged, 1 max_calls"; empty where
     none did."""
     words = Counter(word for word in status if word != "ok")
@@ -74,31 +74,30 @@ class LogProb:
     """Log-densities of B samples, in nats, with their errors.
 
     Attributes:
-        value: log-density (B,), float64; differentiable where it was asked for with gradients.
-        stderr: standard error (B,) that comes from the random probes of the trace; 0 where the
-            trace is exact, NaN of one probe.
-        solver_error: estimate (B,) of the error that the solver makes, None where it was not
-            estimated.
+        value: log-density (B,), float64; differentiable with ``adjoint``.
+        stderr: standard error (B,) due to the random probes of the trace; 0 where the trace is
+            exact, NaN for one probe.
+        solver_error: estimate (B,) of the solver's error, None without an estimate.
         latent: the state (B, ...) at the noise end.
-        nfe: network evaluations (B,), forward passes; ``products``: Jacobian products (B,), a
-            backward pass each at most.
-        trace: how the divergence was found, such as "exact" or "xtrace(24)"; of "auto" what it
-            chose, for how many of the samples; ``probes``: estimates behind ``stderr``, 1 where the
-            trace is exact.
+        nfe: network evaluations (B,), forward passes; ``products``: Jacobian products (B,), at most
+            one backward pass each.
+        trace: how the divergence was computed, such as "exact" or "xtrace(24)"; for "auto" its
+            choices and the number of samples with each; ``probes``: estimates behind ``stderr``, 1
+            where the trace is exact.
         prior_mismatch: estimate (B,) of log p_T - log prior at the latent, which ``value`` leaves
             out; None without a path.
-        truncation: estimate (B,) of log p of the clean data less ``value``, which is of the data
-            with the noise of the first time on them; None without a path, 0 where the flow begins
-            at the data's end.
-        truncation_error: what ``truncation`` may err by (B,), where the first time lies after the
-            one at which the path has its data, so that ``interval`` counts both; None otherwise.
+        truncation: estimate (B,) of log p of the clean data minus ``value``, which is that of the
+            data with the noise of the first time; None without a path, 0 where the flow begins at
+            the data's end.
+        truncation_error: the error of ``truncation`` (B,), where the first time lies after the
+            path's data end, so that ``interval`` counts both; None otherwise.
         status: "ok", or why the solve of a sample stopped; a list of B.
-        rounds: network calls that waited for one another, of all samples together; None where they
-            were not counted.
-        notes: sentences on what the numbers do not say, such as that one probe has no error.
-            Printed with them.
+        rounds: number of sequential network calls, for all samples together; None where not
+            counted.
+        notes: sentences on what the numbers do not show, such as that one probe has no error.
+            Printed with the numbers.
 
-    ``LogProb.MEANING`` says what ``value`` is, in one sentence, which stored values carry along.
+    ``LogProb.MEANING`` says what ``value`` is, in one sentence that stored values include.
     """
 
     MEANING: ClassVar[str] = (
@@ -137,7 +136,7 @@ class LogProb:
             numbers = getattr(self, name)
             if numbers is not None and len(numbers):
                 lines.append(f"  {name:<17}{_few(numbers)}")
-        failed = told_statuses(self.status)
+        failed = status_text(self.status)
         lines += [f"  {failed}"] if failed else []
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
@@ -160,16 +159,14 @@ class LogProb:
 
     @fits_as("lp.interval")
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Bounds (B,) that hold the log-density with this probability.
+        """Bounds (B,) that contain the log-density with this probability.
 
-        From the value to value + ``truncation`` where that is counted, widened by what the probes
-        may err by at this level, and by ``solver_error`` and ``truncation_error`` as a whole at any
-        level.
+        From the value to value + ``truncation`` where that counts, widened by the probes' error at
+        this level, and by the whole ``solver_error`` and ``truncation_error`` at any level.
 
-        For the probes a batch is looked at as a whole (``likelihood.reach``): spreads of few and
-        skewed values mislead one by one, not together. So a sample's interval depends on the batch
-        that it was in, which its value and ``stderr`` do not; alone it is wider, with few probes
-        much so."""
+        The probes' error uses the batch as a whole (``likelihood.reach``): spreads of few and
+        skewed values mislead one by one, not together. So a sample's interval depends on its batch,
+        while its value and ``stderr`` do not; alone it is wider, with few probes much wider."""
         if not 0.0 < level < 1.0:
             raise OdesolveError(f"level={level}: give a probability between 0 and 1, such as 0.95")
         reach = reach_of(self.stderr, self.probes, level) + (
@@ -185,11 +182,11 @@ class LogProb:
     @meant(levels=count(2), low=number(), high=number())
     def bits_per_dim(self, levels: int = 256, low: float = -1.0, high: float = 1.0) -> Tensor:
         """-log2 P / D of data that take ``levels`` equally wide values in [low, high], from the
-        density of dequantised ones.
+        density of dequantised data.
 
         The width of a value is (high - low) / levels, so the density in bits gains log2(levels /
         (high - low)) per dimension: 7 for 8-bit images in [-1, 1], 8 in [0, 1]. For x dequantised
-        uniformly within its value the mean over that noise is an upper bound of the discrete
+        uniformly within its value, the mean over that noise is an upper bound of the discrete
         model's bits (Theis et al. 2016, section 3.1)."""
         check_width(levels, low, high)
         return -self.value / (self.dim * math.log(2.0)) + math.log2(levels / (high - low))

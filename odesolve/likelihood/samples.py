@@ -14,7 +14,7 @@ from odesolve.likelihood import dependence, ito
 from odesolve.likelihood.carried import Tick, carry
 from odesolve.likelihood.flow import normal_log_density
 from odesolve.likelihood.integral import standard_error
-from odesolve.likelihood.pilot import settle_on_plan, spent
+from odesolve.likelihood.pilot import choice_cost, settle_on_plan
 from odesolve.likelihood.plan_density import decoded, push
 from odesolve.likelihood.result import LogProb
 from odesolve.lowering.lower import lower
@@ -26,8 +26,8 @@ KINDS = ("flow", "plan", "ito")
 
 
 def kind_of(log_prob: bool | str) -> str | None:
-    """Which density ``ode.sample`` is asked for; None for none. Raises OdesolveError for an unknown
-    one."""
+    """The kind of density that ``ode.sample`` should return; None for none. Raises OdesolveError
+    for an unknown one."""
     if log_prob not in KINDS if isinstance(log_prob, str) else not isinstance(log_prob, bool):
         raise unknown("log_prob", log_prob, KINDS)
     return log_prob if isinstance(log_prob, str) else "flow" if log_prob else None
@@ -71,8 +71,8 @@ def draw(
 
 
 def _unit(model: Model, plan: Plan, x: Tensor) -> Tensor:
-    """Where the network is looked at: noise itself, as samples of a network that is far from a data
-    set may saturate it."""
+    """The samples for checking the network: noise itself, as samples far from the data set may
+    saturate a network."""
     return x / model.path.start_std(model.path.points([plan.grid[0]])[0].t)
 
 
@@ -101,7 +101,7 @@ def _of_flow(
     value = prior + carried.change.mean(1)
     forward = getattr(estimator, "mode", None) == "forward"
     looked = int(dependence.of_model(model, _unit(model, plan, x), forward=forward))
-    calls, pulled = spent(probes)
+    calls, pulled = choice_cost(probes)
     costs = carried.nfe + looked + calls, carried.products + pulled
     stderr = standard_error(carried.change, probes)
     named = traces.name_of(estimator, probes)

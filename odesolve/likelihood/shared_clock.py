@@ -1,5 +1,4 @@
-"""One clock for a whole batch: what ``control="batch"`` asks for, in a solve that all samples step
-through together."""
+"""One clock for a whole batch: ``control="batch"``, where all samples step together."""
 
 from __future__ import annotations
 
@@ -19,14 +18,14 @@ def check_control(control: str | None) -> None:
 
 
 def tolerance(tol: float, control: str | None, samples: int) -> float:
-    """The tolerance of a batch that keeps every sample's: its error is a root mean square over all
-    of them."""
+    """The tolerance of a batch that guarantees every sample's: the batch's error is a root mean
+    square over all samples."""
     return tol / samples**0.5 if control == "batch" else tol
 
 
 class SharedClock:
-    """The dense solution of a batch as one system, in the form of one of samples: a status and a
-    count for each."""
+    """The dense solution of a batch solved as one system, in the form of a solution of samples: one
+    status and count each."""
 
     def __init__(self, sol: Any, samples: int):
         self.last = sol.last
@@ -38,8 +37,8 @@ class SharedClock:
 
 class OneTime:
     """A function that gets one time for all, as its argument number ``at``: as the column of its
-    contract, or as a number of no dimensions, as ``ode.solve(control="batch")`` hands it, where the
-    first call fails with the column and not with the number."""
+    contract, or without dimensions, as ``ode.solve(control="batch")`` passes it, if the first call
+    fails with the column and not without dimensions."""
 
     def __init__(self, f: Callable[..., Any], at: int = 0):
         self.f = f
@@ -69,7 +68,7 @@ class OneTime:
 
 
 def of_one_time(model: Any) -> Any:
-    """The model, or the velocity, whose network is handed one time for all."""
+    """The model, or the velocity, whose network gets one time for all."""
     if not isinstance(model, Model):
         return OneTime(model)
     return model.with_net(OneTime(model.net, 1))

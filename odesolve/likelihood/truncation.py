@@ -1,10 +1,10 @@
-"""What a log-density leaves out that is taken a little before the data's end of a path.
+"""The truncation error of a log-density that starts a little before the data's end of a path.
 
 At a fixed state, d log q / du = -div v - v . score in the clock of ``flow.PathFlow``, with v =
-dy/du. From u = 0 to the first angle v is extrapolated. The score is the difficulty. A network's
-own, -y - v / tan u, has its error divided by the angle, so that what is estimated from it does not
-vanish with the angle. It is read at wider angles, too: the network's share falls with the angle,
-and what the noise has blurred grows."""
+dy/du. From u = 0 to the first angle v is extrapolated. The score is the difficulty. A network's own
+score, -y - v / tan u, has its error divided by the angle, so that an estimate from it does not
+vanish with the angle. So the score is read at wider angles, too: there the network's error falls,
+and the blur by the noise grows."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from torch import Tensor
 WIDER = (
     0.06,
     0.25,
-    # angles, where data have a deviation of about 1: a network learns little of a score at smaller
-    # ones
+    # angles, for data of standard deviation about 1: a network learns little about a score at
+    # smaller ones
 )
-SHARE = 0.3  # of the estimate, that it may err by where the scores agree
+SHARE = 0.3  # of the estimate: its error where the scores agree
 
 
 class Before(NamedTuple):
-    """Estimate (B,) of log p(x0) - log p(x0 + rho eps), what it may err by, and the network
-    evaluations it took."""
+    """Estimate (B,) of log p(x0) - log p(x0 + rho eps), its error, and the number of network
+    evaluations."""
 
     value: Tensor
     error: Tensor
@@ -34,7 +34,7 @@ class Before(NamedTuple):
 
 
 def angles(first: float, last: float) -> list[float]:
-    """Where the flow is asked: at the first angle and at wider ones, one at least."""
+    """The angles where the flow is evaluated: the first and wider ones, at least one."""
     wider = [u for u in WIDER if 2.0 * first < u < last]
     return [first, *(wider or [min(2.0 * first, last)])]
 
@@ -49,8 +49,8 @@ def estimate(
     two.
 
     The score is the one that differs least from that of the next angle, and their difference, along
-    the way of the state, is what the estimate errs by. Exact networks differ least at the first
-    angle. Log-densities of x differ by the change of scale besides, 1 / cos u.
+    the state's trajectory, is the error of the estimate. Exact networks differ least at the first
+    angle. Log-densities of x also include the change of scale, 1 / cos u.
     """
     flat = y.double().flatten(1)
     start = at[0]
@@ -67,7 +67,7 @@ def estimate(
 
 
 def _steadiest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Of scores (n, B, D) the one that the next one is nearest to, and how far it is; all of it
+    """The score among (n, B, D) with the nearest next one, and their difference; the score itself
     where there is no next one."""
     if len(scores) == 1:
         return scores[0], scores[0]

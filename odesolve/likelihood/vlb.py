@@ -1,5 +1,5 @@
-"""The terms of variational bounds: of a chain of Gaussian steps, and of its limit of infinitely
-many, the reverse SDE."""
+"""The terms of variational bounds: of a chain of Gaussian steps, and of its limit with infinitely
+many steps, the reverse SDE."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from odesolve.model.model import Model
 from odesolve.model.predictions import Coefficients
 from odesolve.paths import Point
 
-CELLS = 256  # of the density that noise levels are drawn from
+CELLS = 256  # of the density of noise levels
 # share of that density that is uniform: no level is so rare that its weight could ruin an estimate
 FLOOR = 0.1
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """p(x0 | x_1): a density N(x0; mean, var), or with ``levels`` what it gives a value of discrete
-    data.
+    """p(x0 | x_1): a density N(x0; mean, var), or with ``levels`` the probability of a value of
+    discrete data.
 
     The lowest and the highest value get the tails (Ho et al. 2020, eq. 13).
     """
@@ -52,7 +52,7 @@ class Decoder:
 
 def _log_mass(a: Tensor, b: Tensor) -> Tensor:
     """log(Phi(b) - Phi(a)) for a < b, without cancellation: on the side of the tail."""
-    right = a + b > 0  # both ends infinite do not occur
+    right = a + b > 0  # both ends are never infinite
     a, b = torch.where(right, -b, a), torch.where(right, -a, b)
     upper = torch.special.log_ndtr(b)
     return upper + torch.log(-torch.expm1(torch.special.log_ndtr(a) - upper))
@@ -66,12 +66,12 @@ def prior_loss(x: Tensor, first: Point, std: float) -> Tensor:
 
 
 class Chain:
-    """Ancestral steps between the points of a grid with noise, from noise to data: what L_VLB is of
-    (Ho et al. 2020, eq. 5).
+    """Ancestral steps between the points of a grid with noise, from noise to data: the chain of
+    L_VLB (Ho et al. 2020, eq. 5).
 
     Term k is KL(q(x_t | x_s, x0) || p(x_t | x_s)) of the step from point k to k + 1, both
-    Gaussians; the last point is left by the decoder. Raises OdesolveError for grids that do not run
-    to data, and a variance that the model does not have."""
+    Gaussians; the decoder goes on from the last point. Raises OdesolveError for grids that do not
+    run to data, and for a learned variance that the model does not have."""
 
     def __init__(
         self,
@@ -110,11 +110,11 @@ class Chain:
         return len(self.lead)
 
     def term(self, x: Tensor, k: Tensor, eps: Tensor) -> Tensor:
-        """Terms (B,) of numbers k (B,), at x_s = alpha_s x + sigma_s eps."""
+        """Terms (B,) with indices k (B,), at x_s = alpha_s x + sigma_s eps."""
         return self.term_of(x, k, *self.data(self.model, x, k, eps))
 
     def term_of(self, x: Tensor, k: Tensor, data: Tensor, share: Tensor) -> Tensor:
-        """Terms (B,) of numbers k (B,) by what ``data`` or ``read`` returned."""
+        """Terms (B,) with indices k (B,), from the result of ``data`` or ``read``."""
         terms = (self.small, self.large, self.lead)
         small, large, lead = (column(term[k], x.double()) for term in terms)
         log_var = small + share * (large - small)
@@ -141,7 +141,7 @@ class Chain:
         return self.decoder.loss(x, data, large - below)
 
     def noisy(self, x: Tensor, k: Tensor, eps: Tensor) -> Tensor:
-        """The states (B, ...) at the points of numbers k (B,)."""
+        """The states (B, ...) at the points with indices k (B,)."""
         alpha, sigma = (column(c[k], x) for c in (self.alpha, self.sigma))
         return alpha * x + sigma * eps
 
@@ -164,7 +164,7 @@ class Chain:
         at: Coefficients,
         answers: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """The data prediction, and where the log-variance lies, from the answers of a model that
+        """The data prediction, and where the log-variance lies, from the outputs of a model that
         learned it, the variance last."""
         return model.convert(x, at, answers).double(), 0.5 * (answers[-1].double() + 1.0)
 
@@ -173,10 +173,10 @@ class Diffusion:
     """The reverse SDE between two noise levels: its bound is an integral over half log-SNRs (Kingma
     et al. 2021, eq. 17).
 
-    L_inf = E integral |eps - eps_hat(x_lambda)|^2 d lambda. Levels are drawn from a density that
-    follows the integrand of Gaussian data of deviation c, D / (1 + rho^2 / c^2). Rejected: the loss
-    that their denoiser has on the same noise as a control variate: where data are finer than c (the
-    digits at a noise of 0.1 to 0.5) it adds the noise that it should take away."""
+    L_inf = E integral |eps - eps_hat(x_lambda)|^2 d lambda. Levels come from a density that follows
+    the integrand for Gaussian data of standard deviation c, D / (1 + rho^2 / c^2). Rejected: the
+    loss of the Gaussian denoiser on the same noise as a control variate: where data are finer than
+    c (the digits at a noise of 0.1 to 0.5) it adds the variance that it should remove."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class Diffusion:
         self.total = torch.cat([mass.new_zeros(1), mass.cumsum(0)])
 
     def level(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Half log-SNRs (B,) of uniform numbers, and one over their density."""
+        """Half log-SNRs (B,) from uniform numbers, and one over their density."""
         cell = (torch.searchsorted(self.total, u, right=True) - 1).clamp(0, CELLS - 1)
         weight = (self.edges[1] - self.edges[0]) / self.mass[cell]
         return self.edges[cell] + weight * (u - self.total[cell]), weight
@@ -215,11 +215,11 @@ class Diffusion:
         return error.double().flatten(1).square().sum(1)
 
     def data_term(self, x: Tensor, eps: Tensor) -> Tensor:
-        """-log p(x0 | x) (B,) at the last level: around the data prediction, of variance sigma^2 /
-        alpha^2.
+        """-log p(x0 | x) (B,) at the last level: Gaussian about the data prediction, with variance
+        sigma^2 / alpha^2.
 
-        Next to the data the error of the prediction is almost the noise: of a density half of its
-        square is replaced by its mean."""
+        Next to the data the error of the prediction is almost the noise: for a density, the mean
+        replaces half of its square."""
         data = self.model.data(self.last.alpha * x + self.last.sigma * eps, self.last.t)
         loss = self.decoder.loss(
             x, data, torch.tensor(2.0 * math.log(self.last.rho), dtype=torch.float64)

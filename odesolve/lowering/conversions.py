@@ -1,4 +1,4 @@
-"""From what a network predicts to what a plan asks for, at all evaluations at once."""
+"""From the network's prediction to the plan's quantity, at all evaluations at once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from odesolve.plans.instructions import Evaluate, Instruction
 
 
 class Conversion(NamedTuple):
-    """What an evaluation asks for, as a sum: coefficients of the state, of the network's output and
-    of a classifier's gradient."""
+    """An evaluation's quantity as a sum: coefficients of the state, of the network's output and of
+    a classifier's gradient."""
 
     state: float
     output: float

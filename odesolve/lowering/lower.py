@@ -1,7 +1,7 @@
 """Folding a model into a plan: prediction type, guidance, input scaling and buffers become
 coefficients and slots.
 
-A lowered program alternates between network calls and one block that computes everything which the
+A lowered program alternates between network calls and one block that computes everything that the
 next call and the later rows need. A raw network output lives only until the block that follows it.
 """
 
@@ -41,7 +41,7 @@ from odesolve.plans.plan import Plan
 
 __all__ = ["Block", "Call", "Guidance", "Mark", "Program", "Reading", "Transform", "lower"]
 
-# A coefficient below this fraction of the terms it is the sum of is the round-off of an exact zero.
+# A coefficient below this fraction of its terms is the round-off of an exact zero.
 CANCELLED = 1e-15
 
 
@@ -52,13 +52,12 @@ def lower(
     observe: bool = False,
     stats: bool = False,
 ) -> Program:
-    """Fold ``reading`` into the plan; ``observe`` keeps every data prediction, for those who watch
-    the solve.
+    """Fold ``reading`` into the plan; ``observe`` keeps every data prediction, for callbacks.
 
-    ``stats`` keeps of every step that draws noise its mean and how large the noise was. Raises
-    PlanError where the network's prediction does not determine what the plan asks for (data from
-    noise at alpha = 0, velocity from data at sigma = 0), and with ``stats`` for a plan whose steps
-    are not a mean plus one Gaussian draw. Scales that are functions of time are asked here, for the
+    ``stats`` keeps, for every step that draws noise, its mean and the size of the noise. Raises
+    PlanError where the network's prediction does not determine the plan's quantity (data from noise
+    at alpha = 0, velocity from data at sigma = 0), and with ``stats`` for a plan whose steps are
+    not a mean plus one Gaussian draw. Scales that are functions of time are evaluated here, at the
     plan's times."""
     return _lowered(plan, path, reading.planned(plan), observe, stats)
 
@@ -91,7 +90,7 @@ def _expose(plan: Plan, path: Path, applies: tuple[str, ...]) -> tuple[Instructi
 
 
 def _transformed(i: Evaluate, path: Path, applies: tuple[str, ...]) -> list[Instruction]:
-    """An evaluation of the data, its transforms, and what was asked for made of the outcome."""
+    """An evaluation of the data, its transforms, and the plan's quantity from their result."""
     last = i.output if i.quantity == "data" else f"{i.output}.data"
     names = [*(f"{i.output}.{k}" for k in range(len(applies))), last]
     out: list[Instruction] = [replace(i, output=names[0], quantity="data")]
@@ -104,7 +103,7 @@ def _transformed(i: Evaluate, path: Path, applies: tuple[str, ...]) -> list[Inst
     return out
 
 
-# name -> (coefficient, sum of the magnitudes it was summed from)
+# name -> (coefficient, sum of the magnitudes of its terms)
 Terms = dict[str, tuple[float, float]]
 
 
@@ -131,7 +130,7 @@ class Lowering:
         self.env: dict[str, Terms] = {START: {START: (1.0, 1.0)}}
         self.pending: list[str] = []
         self.kinds: dict[str, Kind] = {}
-        self.seen: dict[int, str] = {}
+        self.predictions: dict[int, str] = {}
         self.means: dict[str, str] = {}
         self.last_use = {plan.result: len(self.instructions)}
         for k, i in enumerate(self.instructions):
@@ -143,7 +142,7 @@ class Lowering:
         """The ops of all instructions."""
         each(self.instructions, self._evaluate, self._combine, self._apply)
         self._flush(len(self.instructions))
-        return Listing(tuple(self.ops), self.kinds, self.seen, self.means)
+        return Listing(tuple(self.ops), self.kinds, self.predictions, self.means)
 
     def _needed(self, name: str, k: int) -> None:
         """Keep a value until instruction k."""
@@ -156,7 +155,7 @@ class Lowering:
             self.pending.append(name)
             if name not in self.plan.step_of:
                 continue
-            # shown, even where the next step goes on from it without a call
+            # callbacks see it, even where the next step goes on from it without a call
             if self.observe:
                 self._needed(name, self._next_flush(k))
             if self.stats and _draws(self.env[name]):
@@ -186,10 +185,10 @@ class Lowering:
         self.env[i.output] = self._substitute(self._answer(k, i, raw, weights))
         self.pending.append(i.output)
         if self.observe:
-            self.seen[call] = self._watch(k, i)
+            self.predictions[call] = self._watch(k, i)
 
     def _check_network(self, i: Evaluate) -> None:
-        """Raise PlanError where the network does not answer what the evaluation asks."""
+        """Raise PlanError where the network does not predict the evaluation's quantity."""
         if i.variance is not None and not self.reading.variance:
             raise PlanError(
                 f"{self.plan.solver} uses a learned variance: give ode.Model(..., "
@@ -202,7 +201,8 @@ class Lowering:
             )
 
     def _entry(self, k: int, i: Evaluate) -> str:
-        """Name of the network's input, which is the state itself where nothing is done to it."""
+        """Name of the network's input, which is the state itself where it needs no scaling or
+        cast."""
         c_in = float(self.reading.c_in(self.path, i.t))
         if not self.reading.cast and c_in == 1.0:
             self._flush(k)
@@ -223,7 +223,7 @@ class Lowering:
         return weights
 
     def _call(self, i: Evaluate, entry: str, weights: Mapping[str, float]) -> list[str]:
-        """Emit the call; the names of what its branches return."""
+        """Emit the call; returns the names of its branches' outputs."""
         raw = [f"{i.output}:{branch}" for branch in weights]
         branches = list(weights)
         outputs = list(raw)
@@ -237,7 +237,7 @@ class Lowering:
     def _answer(
         self, k: int, i: Evaluate, raw: list[str], weights: Mapping[str, float]
     ) -> list[tuple[str, float]]:
-        """What the evaluation yields, over the state and the network's outputs."""
+        """The value of the evaluation, over the state and the network's outputs."""
         of_state, of_output, of_gradient = self.conversions[k]
         terms = []
         for name, (branch, weight) in zip(raw, weights.items(), strict=True):
@@ -307,8 +307,8 @@ class Lowering:
         return NamedRow(name, {n: w for n, (w, _) in self.env[name].items()}, cast)
 
     def _noisy_step(self, rows: Iterable[NamedRow]) -> str | None:
-        """The one output of a block that draws noise, if it is a step's; every other draw is one
-        too many."""
+        """The one output of a block that draws noise, if it is a step's; any other draw is an
+        error."""
         noisy = [row.name for row in rows if _draws(row.terms)]
         steps = [name for name in noisy if name in self.plan.step_of]
         # The network's next input is the same state, scaled: its noise is the step's.

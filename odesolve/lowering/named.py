@@ -1,8 +1,8 @@
-"""What the two passes of lowering hand over: calls, blocks and transforms over named values, and
-what each name stands for.
+"""The data between the two passes of lowering: calls, blocks and transforms over named values, and
+the meaning of each name.
 
-A name tells nothing by how it is spelled. Rejected: names of a type of their own, with the kind as
-an attribute; a plan's names come from users and from JSON, as plain texts, and compare equal to
+The spelling of a name carries no meaning. Rejected: a type for names, with the kind as an
+attribute; a plan's names come from users and from JSON, as plain texts, and compare equal to
 these."""
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ class Kind(Enum):
     memory."""
 
     STATE = "state"
-    INPUT = "input"  # what the network is given: scaled, and in its dtype
-    RAW = "raw"  # what the network returned: memory of its own
+    INPUT = "input"  # the network's input: scaled, and in its dtype
+    RAW = "raw"  # the network's output: memory of its own
     NORM = "norm"  # one number per sample
 
 
 @dataclass(frozen=True)
 class NamedCall:
-    """Call the network on ``input``, which is made of ``state``; one of ``outputs`` comes out per
-    branch."""
+    """Call the network on ``input``, which is computed from ``state``; there is one of ``outputs``
+    per branch."""
 
     input: str
     state: str
@@ -58,8 +58,8 @@ class NamedRow:
 
 @dataclass(frozen=True)
 class NamedBlock:
-    """Rows that are computed together. Of the noise in the one called ``noisy`` the size is
-    kept."""
+    """Rows that are computed together. The block keeps the size of the noise in the row
+    ``noisy``."""
 
     rows: tuple[NamedRow, ...]
     noisy: str | None
@@ -102,15 +102,15 @@ NamedOp = NamedCall | NamedBlock | NamedTransform
 
 @dataclass(frozen=True)
 class Listing:
-    """The first pass's result. ``kinds`` has the names that are not of ``Kind.STATE``; ``seen``
-    says for the op of a call which value is its data prediction; ``means`` for the state of a step
-    which value is its mean."""
+    """The first pass's result. ``kinds`` has the names that are not of ``Kind.STATE``;
+    ``predictions`` maps the op of a call to its data prediction, ``means`` the state of a step to
+    its mean."""
 
     ops: tuple[NamedOp, ...]
     kinds: Mapping[str, Kind]
-    seen: Mapping[int, str]
+    predictions: Mapping[int, str]
     means: Mapping[str, str]
 
     def kind(self, name: str) -> Kind:
-        """What a value is."""
+        """The kind of a value."""
         return self.kinds.get(name, Kind.STATE)

@@ -1,5 +1,5 @@
-"""What lowering is given and what it makes: how to read a network, and a program of calls and
-blocks over slots."""
+"""The input and the result of lowering: how to read a network, and a program of calls and blocks
+over slots."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from odesolve.plans.plan import Plan
 
 @dataclass(frozen=True)
 class Guidance:
-    """Weights of the branches: ``scale`` 1 is the conditional model; beyond ``interval`` (in t)
-    only it is called.
+    """Weights of the branches: ``scale`` 1 is the conditional model; outside ``interval`` (in t)
+    only that one is called.
 
-    A scale of None stands for one number per sample, which the model itself puts on what guidance
-    adds to its conditional answer, the branch "excess". ``apart``: a function mixes the branches,
-    not weights."""
+    A scale of None stands for one number per sample: the model itself multiplies it with the
+    guidance term beside its conditional output, the branch "excess". ``apart``: a function mixes
+    the branches, not weights."""
 
     scale: Scale | None
     interval: tuple[float, float] | None = None
@@ -42,8 +42,8 @@ class Guidance:
         return {"cond": 1.0}
 
     def mixed(self, t: float | None = None) -> dict[str, float]:
-        """Weight of each branch inside the interval; NaN where it depends on a time that is not
-        given, or a function mixes."""
+        """Weight of each branch inside the interval; NaN where it depends on a time and ``t`` is
+        None, or where a function mixes."""
         scale = self.scale
         if scale is None:
             if self.apart:
@@ -64,8 +64,8 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read a network: what it predicts, how its input is scaled, which branches are mixed
-    and what is applied.
+    """How to read a network: its prediction, the scaling of its input, the mix of its branches and
+    the transforms of its data prediction.
 
     ``input_scale`` is None, "edm" (divide by the standard deviation of x for data of standard
     deviation ``sigma_data``) or "unit" (the same for unit data). ``cast`` says that the network's
@@ -110,8 +110,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Call:
-    """Call the network: ``input`` is its scaled and cast input, ``state`` the state itself, one
-    slot a branch comes out.
+    """Call the network: ``input`` is its scaled and cast input, ``state`` the state itself; it
+    writes one slot per branch.
 
     ``to`` is its second time, where it has one.
     """
@@ -176,8 +176,9 @@ class Block:
 
 @dataclass(frozen=True)
 class Norm:
-    """What a block tells of the noise in its last row of weights, an output's: slot ``slot`` <- its
-    root mean square over each sample, in units of its deviation ``std``."""
+    """The size of the noise in a block's last row of weights, which belongs to an output: slot
+    ``slot`` <- its root mean square over each sample, in units of its standard deviation
+    ``std``."""
 
     slot: int
     std: float
@@ -221,8 +222,8 @@ class Mark:
     """After op ``position`` the state of a finished step is in slot ``state``; ``data`` is its data
     prediction's slot.
 
-    ``mean`` is the slot of the state without the noise that the step added, ``norm`` tells of that
-    noise."""
+    ``mean`` is the slot of the state without the noise that the step added, ``norm`` is the size of
+    that noise."""
 
     position: int
     step: int
@@ -238,7 +239,8 @@ class Program:
     """A lowered plan. ``frees[i]`` are the slots whose value is dead after op i; ``times`` the
     times of all calls.
 
-    ``asked`` is what the network gets in each call: the time, or of plans with second times both.
+    ``call_times`` are the times that the network gets in each call: one, or both in plans with
+    second times.
     """
 
     plan: Plan = field(repr=False)
@@ -251,8 +253,8 @@ class Program:
     start: int
     result: int
     times: tuple[float, ...]
-    asked: tuple[float | tuple[float, float], ...]
-    # ``table`` on the devices that it has been needed on; two programs are the same without it
+    call_times: tuple[float | tuple[float, float], ...]
+    # ``table`` on the devices that have needed it; equality ignores it
     uploads: dict[torch.device, tuple[Tensor | None, ...]] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
@@ -272,7 +274,7 @@ class Program:
 
     @functools.cached_property
     def call_positions(self) -> tuple[int, ...]:
-        """Where among the ops the network calls stand."""
+        """The positions of the network calls among the ops."""
         return tuple(k for k, op in enumerate(self.ops) if isinstance(op, Call))
 
     @functools.cached_property

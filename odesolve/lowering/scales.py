@@ -22,17 +22,17 @@ EXPECTED = (
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A scale that is a function of the path's time; ``name`` is what the user gave it as.
+    """A scale that is a function of the path's time; ``name`` is the name of the user's argument.
 
-    It is asked for one time after the other, each a float64 tensor without dimensions on the host,
-    as comparisons, the functions of ``math`` and those of torch all take it.
+    It is called with one time after the other, each a float64 tensor without dimensions on the
+    host, which comparisons, the functions of ``math`` and those of torch all accept.
     """
 
     function: Callable[[Tensor], Any]
     name: str = "scale"
 
     def at(self, t: float) -> float:
-        """The scale at one time. Raises OdesolveError for what is no finite number."""
+        """The scale at one time. Raises OdesolveError for a value that is no finite number."""
         out = self.function(torch.tensor(t, dtype=torch.float64))
         if isinstance(out, Tensor) and out.requires_grad:
             raise OdesolveError(
@@ -53,7 +53,7 @@ class Schedule:
         )[place]
 
     def planned(self, times: Iterable[float]) -> Planned:
-        """The values at these times, as one that compares and hashes by them."""
+        """The values at these times, as an object that compares and hashes by them."""
         return Planned(tuple((t, self.at(t)) for t in sorted(set(times))))
 
 
@@ -72,8 +72,8 @@ Scale = float | Schedule | Planned
 
 
 def scale_of(given: Any, name: str = "scale") -> float | Schedule | Tensor:
-    """What a user gave as a scale: a number, a ``Schedule``, or a float64 tensor (B,). Raises
-    OdesolveError for anything else."""
+    """A user's scale as a number, a ``Schedule``, or a float64 tensor (B,). Raises OdesolveError
+    for anything else."""
     if _plain(given) and not _asks(given):
         if not math.isfinite(_value(given)):
             raise OdesolveError(f"{name}={given!r}: give {EXPECTED}")
@@ -115,20 +115,20 @@ def check(each: Tensor, batch: int) -> None:
 
 
 def cut(strengths: Mapping[str, Tensor], index: Tensor, batch: int) -> dict[str, Tensor]:
-    """Those of the samples ``index`` (n,) of a batch. Raises OdesolveError for another number of
-    samples."""
+    """The strengths of the samples ``index`` (n,) of a batch. Raises OdesolveError for another
+    number of samples."""
     for each in strengths.values():
         check(each, batch)
     return {name: each[index.to(each.device)] for name, each in strengths.items()}
 
 
 def same_sizes(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
-    """Whether the second could be copied into the first, on whatever devices they lie."""
+    """Whether the second can be copied into the first, on any devices."""
     return {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}
 
 
 def _plain(given: Any) -> bool:
-    """Whether it is one number, in whatever form."""
+    """Whether it is one number, in any form."""
     if isinstance(given, Tensor):
         return (
             given.numel() == 1

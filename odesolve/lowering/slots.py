@@ -1,4 +1,4 @@
-"""Second pass of lowering: names become slots that are used again, and the rows become blocks."""
+"""Second pass of lowering: names become reusable slots, and rows become blocks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Slots:
         self.observe = observe
         self.stats = stats
         self.dies = self._last_reads()
-        self.norm: Norm | None = None  # of the block just made
+        self.norm: Norm | None = None  # of the latest block
         self.data: dict[int, str] = {}
         self._watch()
         self.free: dict[Kind, list[int]] = {}
@@ -40,7 +40,7 @@ class Slots:
         self.calls: list[Call] = []
 
     def _last_reads(self) -> dict[str, int]:
-        """The op after which each value is needed no more."""
+        """The op after which each value is no longer needed."""
         ops = self.listing.ops
         dies = {self.plan.result: len(ops)}
         shown = {*self.plan.step_of, *self.listing.means.values()} if self.observe else set()
@@ -48,7 +48,7 @@ class Slots:
             for name in op.reads:
                 dies[name] = max(k, dies.get(name, -1))
             for name in shown.intersection(op.writes):
-                # shown before the next call
+                # callbacks see it before the next call
                 dies[name] = max(self._next_call(k), dies.get(name, -1))
         return dies
 
@@ -64,8 +64,8 @@ class Slots:
             ops.append(self._placed(op, dead))
             unread = sorted(n for n in op.writes if self.dies.get(n, -1) <= k)
             alive = (alive | set(op.writes)).difference(dead, unread)
-            spent = {self.slot[n] for n in (*dead, *unread)}
-            frees.append(tuple(sorted(spent - {self.slot[n] for n in alive})))
+            dead_slots = {self.slot[n] for n in (*dead, *unread)}
+            frees.append(tuple(sorted(dead_slots - {self.slot[n] for n in alive})))
             marks += self._marks(k, op)
             self._release(unread)
         return Program(
@@ -79,12 +79,12 @@ class Slots:
             start=0,
             result=self.slot[self.plan.result],
             times=tuple(call.t for call in self.calls),
-            asked=_call_times(self.calls),
+            call_times=_call_times(self.calls),
         )
 
     def _placed(self, op: NamedOp, dead: Sequence[str]) -> Op:
-        """An op over slots. Only a block may write into a slot that it reads for the last time: the
-        memory of what a network or a function returns is not ours to choose."""
+        """An op over slots. Only a block may write into a slot that it reads for the last time: we
+        cannot choose the memory of a network's or a function's result."""
         if isinstance(op, NamedBlock):
             self._release(dead)
             return self._block(op)
@@ -101,7 +101,7 @@ class Slots:
         step."""
         latest = None
         for k, op in enumerate(self.listing.ops):
-            latest = self.listing.seen.get(k, latest)
+            latest = self.listing.predictions.get(k, latest)
             if latest and self._steps(op):
                 self.data[k] = latest
                 self.dies[latest] = max(self._next_call(k), self.dies.get(latest, -1))
@@ -148,8 +148,8 @@ class Slots:
         # Oldest first, whatever other rows are in the block: a watched solve then sums in the order
         # of an unwatched one.
         sources = {n for row in op.rows for n in row.terms}
-        drawn = {s: n for n in sources if (s := stream_of(n)) is not None}
-        draws = [drawn[s] for s in sorted(drawn)]
+        by_stream = {s: n for n in sources if (s := stream_of(n)) is not None}
+        draws = [by_stream[s] for s in sorted(by_stream)]
         names = sorted(sources.difference(draws), key=self.born.__getitem__)
         columns = [*names, *draws]
         bases = [self._base(row.terms) for row in op.rows]
@@ -169,7 +169,7 @@ class Slots:
             weights=tuple(weights),
             base=tuple(names.index(b) if b else -1 for b in bases),
             cast=tuple(row.cast for row in op.rows),
-            streams=tuple(sorted(drawn)),
+            streams=tuple(sorted(by_stream)),
             norm=norm,
         )
 
@@ -184,7 +184,7 @@ class Slots:
         return min(near)[1] if near else None
 
     def _norm_of(self, noise: Iterable[float]) -> Norm:
-        """What is kept of the noise in a block; one slot serves all blocks in turn."""
+        """The size of the noise in a block; one slot serves all blocks in turn."""
         slot = self.norm.slot if self.norm else self._take(NORM, Kind.NORM)
         self.norm = Norm(slot, math.sqrt(math.fsum(w * w for w in noise)))
         return self.norm

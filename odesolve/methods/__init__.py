@@ -1,2 +1,2 @@
 """Methods for differential equations: tableaus, embedded pairs and schemes, which check themselves
-when they are made."""
+on construction."""

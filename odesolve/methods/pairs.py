@@ -19,19 +19,19 @@ class Pair(Tableau):
 
     Args:
         error: weights of the local error h sum_j error_j k_j over the first s + 1 stages: the
-            method less the embedded one.
+            method minus the embedded one.
         error_order: the local error behaves as h^error_order, as a controller needs it: 5 for
             dopri5.
         dense: rows over all stages with y(t + theta h) = y0 + h sum_j k_j sum_p dense[j][p]
-            theta^(p+1); empty where none is published: use the cubic Hermite polynomial of y0, y1,
-            k_1 and k_{s+1}.
+            theta^(p+1); empty without a published one: then the cubic Hermite polynomial of y0, y1,
+            k_1 and k_{s+1} serves.
         error_third: weights e3 of a second estimate, for err = e^2 / sqrt(e^2 + 0.01 e3^2) on the
             norms; None for most.
         extra: (c, row of a) of each stage that only the dense output needs, rows over the stages
             before it.
 
     Raises ValueError if a stage count is wrong, if an order condition of the method fails, or if an
-    estimate does not vanish where its order says.
+    estimate does not vanish as its order requires.
     """
 
     error: Row = ()

@@ -2,9 +2,9 @@
 number.
 
 One step of length h from x at t. ``w`` is the increment of the Brownian motion over the step
-(variance h), ``a`` its space-time Levy area: the mean of the path less its chord, of variance h/12
+(variance h), ``a`` its space-time Levy area: the mean of the path minus its chord, of variance h/12
 and independent of w. ``f(x, t)`` gives the drift, ``g(t)`` the diffusion; both may be called inside
-the step. t may run in either direction: h has its sign, w has not."""
+the step. t may run in either direction: h carries the sign, w does not."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Butcher tableaus of explicit Runge-Kutta methods; each checks its own order conditions when it is
-made."""
+"""Butcher tableaus of explicit Runge-Kutta methods; each checks its own order conditions on
+construction."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Tableau:
 
     @property
     def scale(self) -> float:
-        """The largest sum of absolute weights in a row, at least 1: what rounding errors of the
-        conditions grow with."""
+        """The largest sum of absolute weights in a row, at least 1: rounding errors of the
+        conditions grow with it."""
         return max(1.0, *(sum(map(abs, row)) for row in (*self.a, self.b)))
 
     @property
@@ -57,7 +57,7 @@ class Tableau:
         return len(self.b)
 
     def conditions(self) -> list[tuple[str, float]]:
-        """Name and residual of every condition that the stated order asks for."""
+        """Name and residual of every condition for the stated order."""
         rows = [
             (f"row {i} sum", sum(row) - c)
             for i, (row, c) in enumerate(zip(self.a, self.c, strict=True))
@@ -125,9 +125,9 @@ RK4_38 = Tableau(
     "Kutta 1901, the 3/8 rule",
 )
 
-# What replaces a step to a singular end point when the method would evaluate there: one order lower
-# and open at the end. A single last step of order p - 1 has a local error of order p, so the order
-# of the whole solve stays p.
+# The replacement for a step to a singular end point where the method would evaluate there: one
+# order lower and open at the end. A single last step of order p - 1 has a local error of order p,
+# so the order of the whole solve stays p.
 OPEN = {1: EULER, 2: EULER, 3: MIDPOINT, 4: HEUN3}
 EXPLICIT = (EULER, MIDPOINT, HEUN, RALSTON, HEUN3, RK4, RK4_38)
 

@@ -133,10 +133,10 @@ class Known:
         return Known(known, mask)
 
     def _check(self, batch: int) -> None:
-        for what, held in (("what is known", self.known), ("the mask", self.mask)):
-            if len(held) not in (1, batch):
+        for what, values in (("what is known", self.known), ("the mask", self.mask)):
+            if len(values) not in (1, batch):
                 raise OdesolveError(
-                    f"{what} has {len(held)} samples for a batch of {batch}: give one each, or 1"
+                    f"{what} has {len(values)} samples for a batch of {batch}: give one each, or 1"
                 )
 
 

@@ -1,1 +1,1 @@
-"""Random numbers of each sample's own: streams, keys, Brownian paths and their areas."""
+"""Random numbers per sample: streams, keys, Brownian paths and their areas."""

@@ -20,32 +20,31 @@ from odesolve.noise.keys import Ids, keys_of
 from odesolve.noise.stream_numbers import DEPTH, TREE, AreaTree, Draws, Tree
 
 Time = float | Tensor
-# where the sums of single times begin: what was summed up to there is kept
+# the levels where the sums of single times begin: the sums up to there are cached
 LEVELS: Final = (0, 6, 12)
-KEPT: Final = 1 << 25  # bytes of it
-# of the larger end: so far outside a time of float32 may lie by its rounding
+KEPT: Final = 1 << 25  # bytes of that cache
+# of the larger end: how far rounding may put a float32 time outside
 SLACK: Final = 2.0**-20
 
 
 @fits
 class BrownianPath:
-    """A Brownian motion for every sample of a batch: ``path(s, t)`` is W(t) - W(s), the same
-    whenever and however asked.
+    """A Brownian motion for every sample of a batch: ``path(s, t)`` is W(t) - W(s), the same in
+    every call.
 
     Args:
         shape: of an increment, (B, ...).
-        t: the interval on which the path is known, in either order.
+        t: the interval of the path, in either order.
         seed, ids: a sample's path is a function of the seed and its own id (0 to B - 1 by default)
             alone: it does not depend on the batch. Without a seed torch's own generator gives one.
-        area: also know the space-time Levy areas. That path is another one, and a query costs about
-            four times as much.
+        area: also provide the space-time Levy areas. This gives another path, and a call costs
+            about four times as much.
         dtype: of the increments; sums of single intervals are taken in float64.
         depth: the interval is resolved to 2^-depth of its length; times are moved to the nearest
             such tick. A path of another depth is the same path.
 
-    Virtual Brownian tree (Levy's construction; Gaines and Lyons 1997): W is a sum of at most
-    ``depth + 1`` standard normals a point, computed where it is asked for. Nothing is drawn from a
-    generator.
+    Virtual Brownian tree (Levy's construction; Gaines and Lyons 1997): W at a point is a sum of at
+    most ``depth + 1`` standard normals, computed on demand. No generator is involved.
 
     Raises OdesolveError for a shape or an interval that cannot be used.
     """
@@ -72,8 +71,7 @@ class BrownianPath:
         area = switch("area", area)
         if not is_whole(depth, 1) or depth > 48:
             raise OdesolveError(
-                f"depth={short(depth)}: give 1 to 48, of which the interval is "
-                "cut into 2^depth ticks"
+                f"depth={short(depth)}: give 1 to 48: the interval has 2^depth ticks"
             )
         self.shape = tuple(shape)
         self.area = area
@@ -88,13 +86,13 @@ class BrownianPath:
         """W(t) - W(s), (B, ...), for numbers or for times (B,) of each sample's own; with ``area``
         the pair (W, H).
 
-        H is the mean of the path over the interval less that of its two ends: of variance |t - s| /
-        12 and independent of W. With s > t W changes its sign, and H does not; with s = t both are
-        0. Times on another device than the CPU are not waited for: those outside of the path's
-           interval give NaN there.
+        H is the mean of the path over the interval minus that of its two ends: of variance |t - s|
+        / 12 and independent of W. With s > t W changes its sign, and H does not; with s = t both
+        are 0. The host does not wait for times on a device other than the CPU: those outside the
+        path's interval give NaN.
 
-        Raises OdesolveError for times outside of the path's interval (by more than their rounding),
-        and for areas of a path that was made without.
+        Raises OdesolveError for times outside the path's interval (by more than their rounding),
+        and for areas of a path without them.
         """
         if area and not self.area:
             raise OdesolveError(
@@ -139,7 +137,7 @@ class BrownianPath:
         return round(min(max(share, 0.0), 1.0) * 2**tree.depth)
 
     def _each(self, s: Time, t: Time, area: bool) -> Tensor | tuple[Tensor, Tensor]:
-        """Intervals of each sample's own, computed where the path lies."""
+        """Intervals of each sample's own, computed on the path's device."""
         ends = torch.stack([self._times(x) for x in (s, t)])
         outside = ~(
             (ends >= self.tree.low - self._slack) & (ends <= self.tree.high + self._slack)
@@ -191,12 +189,12 @@ class BrownianPath:
 
 
 class _Walk:
-    """W over single intervals: what the nodes below a level add to a time, on the chord of that
+    """W over single intervals: the sum of the nodes below a level at a time, plus the chord of that
     level's cell.
 
-    Cells of some levels are kept, and the last two times. A value has the same bits whether or not
-    what leads to it was kept: every sum begins at a fixed level. The ends of cells are in float64,
-    whose differences cost 4 digits of 16 in an interval of 1e-8 of the whole.
+    It caches cells of some levels, and the last two times. A value has the same bits with or
+    without a cache: every sum begins at a fixed level. The ends of cells are in float64; in an
+    interval of 1e-8 of the whole their differences lose 4 of 16 digits.
     """
 
     def __init__(self, tree: Tree, keys: Tensor, shape: Sequence[int], dtype: torch.dtype):
@@ -206,8 +204,8 @@ class _Walk:
         self.dtype = dtype
         self.levels = [level for level in LEVELS if level < tree.depth]
         unit = (tree.high - tree.low) / 2**tree.depth
-        # Of the nodes of a level: the number of the first, their width in ticks and the slope of
-        # their functions.
+        # For the nodes of each level: the number of the first, their width in ticks and the slope
+        # of their functions.
         widths = [1 << (tree.depth - k) for k in range(tree.depth)]
         self.nodes = [(TREE + (1 << k), w, (w * unit) ** 0.5 / w) for k, w in enumerate(widths)]
         self.width = widths[self.levels[-1]]
@@ -230,8 +228,8 @@ class _Walk:
         return out
 
     def _terms(self, a: int, b: int) -> list[tuple[float, Tensor]]:
-        """W(b) - W(a) for a < b, as a sum: what the fine nodes add at both ends, and chords of the
-        finest cells that are kept."""
+        """W(b) - W(a) for a < b, as a sum: the fine nodes at both ends, and chords of the finest
+        cached cells."""
         width = self.width
         first, low = divmod(a, width)
         second, high = divmod(b, width)
@@ -260,7 +258,7 @@ class _Walk:
         return terms
 
     def _residual(self, x: int) -> Tensor:
-        """What the nodes from the last of the levels on add at a tick."""
+        """The sum, at a tick, of the nodes from the last of the levels on."""
         known = self.times.get(x)
         if known is not None:
             self.times.move_to_end(x)
@@ -280,8 +278,8 @@ class _Walk:
         return out
 
     def _cell(self, which: int, cell: int, rise: bool, start: bool) -> dict[str, Tensor]:
-        """Of a cell of level ``levels[which]`` the increment of W over it and W at its left end,
-        where they are wanted.
+        """For a cell of level ``levels[which]``, the increment of W over it (if ``rise``) and W at
+        its left end (if ``start``).
 
         The number of cells counts as a cell: its left end is the end of the path.
         """
@@ -292,10 +290,10 @@ class _Walk:
             self.spare += cells.popitem(last=False)[1].values()
         rise = rise and "rise" not in ends
         start = start and "start" not in ends
-        wanted = [name for name, want in (("rise", rise), ("start", start)) if want]
-        for name in wanted:
+        names = [name for name, want in (("rise", rise), ("start", start)) if want]
+        for name in names:
             ends[name] = self._memory()
-        outs = [ends[name] for name in wanted]
+        outs = [ends[name] for name in names]
         if outs and which:
             self._sum(outs, which, cell, rise, start)
         elif outs:

@@ -18,8 +18,8 @@ UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def check_keys(batch: int, seed: object, ids: object) -> None:
-    """Raise OdesolveError for a seed or ids that cannot be used, also where no noise is drawn from
-    them."""
+    """Raise OdesolveError for a seed or ids that cannot be used, also where the solve draws no
+    noise."""
     if seed is not None:
         seed_of(seed)
     if ids is not None:
@@ -27,8 +27,7 @@ def check_keys(batch: int, seed: object, ids: object) -> None:
 
 
 def keys_of(batch: int, seed: int | None, ids: Ids | None, device: torch.device) -> Tensor:
-    """Keys (B, 2): the seed (taken from torch's generator where there is none) and the ids, 0 to B
-    - 1 by default.
+    """Keys (B, 2): the seed (from torch's generator if None) and the ids, 0 to B - 1 by default.
 
     Raises OdesolveError for seeds and ids that are not whole numbers in their range.
     """
@@ -48,15 +47,15 @@ def seed_of(seed: object, name: str = "seed") -> int:
 
 
 def ids_of(batch: int, ids: object) -> Tensor:
-    """The ids (B,), where they lie. Raises OdesolveError unless there is a whole number per sample,
-    from 0 to 2^32 - 1."""
+    """The ids (B,), on their own device. Raises OdesolveError unless there is a whole number per
+    sample, from 0 to 2^32 - 1."""
     try:
         samples = torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError, OverflowError) as e:
         raise OdesolveError(
             f"ids={short(ids)}: give one whole number per sample, such as range({batch})"
         ) from e
-    # torch compares no unsigned ones; none at all are of any type
+    # torch cannot compare unsigned ones; an empty list may have any type
     if samples.dtype in UNSIGNED or not samples.numel():
         samples = samples.to(torch.int64)
     if samples.dtype not in WHOLE:
@@ -68,7 +67,7 @@ def ids_of(batch: int, ids: object) -> Tensor:
             f"ids have shape {tuple(samples.shape)} for a batch of {batch}: give one whole number "
             "per sample"
         )
-    # Ids that lie on a device already are not waited for: their low 32 bits count.
+    # The host does not wait for ids on a device: their low 32 bits count.
     low = high = 0
     if batch and samples.is_cpu:
         low = int(samples.min())

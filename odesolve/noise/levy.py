@@ -1,4 +1,5 @@
-"""Levy areas of pairs of Brownian motions over an interval, drawn given what is known of it."""
+"""Levy areas of pairs of Brownian motions over an interval, drawn conditionally on increment and
+space-time area."""
 
 from __future__ import annotations
 

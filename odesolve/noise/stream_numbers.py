@@ -1,8 +1,8 @@
-"""Which streams of random numbers a solve draws from, and the virtual Brownian paths that are sums
-of them.
+"""The streams of random numbers that a solve draws from, and the virtual Brownian paths that are
+sums of them.
 
-A stream is a number of 64 bits under a sample's (seed, id). The top byte says what it is for, so
-that what one part draws never meets what another does.
+A stream is a number of 64 bits under a sample's (seed, id). The top byte states its purpose, so
+that the draws of different parts never collide.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROBES: Final = 7 << _SHIFT  # + number of the probe of a trace
 DEQUANTISE: Final = 8 << _SHIFT
 # + twice the number of the evaluation of a bound, its noise (+ 1: its time)
 BOUNDS: Final = 9 << _SHIFT
-LEVY: Final = 10 << _SHIFT  # + number of the interval: what Levy areas have beside their mean
+LEVY: Final = 10 << _SHIFT  # + number of the interval: Levy areas minus their mean
 
 DEPTH: Final = 24
 
@@ -47,8 +47,8 @@ class Tree:
     """A Brownian path on [low, high], known at 2^depth + 1 ticks, every value a sum of the normals
     of its tree's nodes.
 
-    Its increment over any interval is a closed formula of at most 2 depth + 1 terms: nothing is
-    walked, stored or searched. End points are moved to the nearest tick, and into [low, high].
+    Its increment over any interval is a closed formula of at most 2 depth + 1 terms: no traversal,
+    storage or search. End points move to the nearest tick, and into [low, high].
     """
 
     def __init__(self, low: float, high: float, depth: int = DEPTH):
@@ -62,7 +62,7 @@ class Tree:
         return (share.clamp(0.0, 1.0) * 2**self.depth).round().to(torch.int64)
 
     def increments(self, a: Array, b: Array, rate: float = 0.0) -> Draws:
-        """W(b) - W(a) for ticks a <= b, (n,), int64, in the kind of array that they are.
+        """W(b) - W(a) for ticks a <= b, (n,), int64, in their own kind of array.
 
         W is Brownian in u, or with a ``rate`` in the clock e^(rate u), there in units of its
         standard deviation over [0, b]. Levy's construction: W(mid) = its mean given the ends +
@@ -110,7 +110,7 @@ class AreaTree(Tree):
     """A Brownian path in u with its space-time Levy area H, again a sum of normals: at most 4 depth
     + 2 of them.
 
-    H over an interval of length h is the mean of the path less its chord: normal of variance h/12,
+    H over an interval of length h is the mean of the path minus its chord: normal of variance h/12,
     independent of W (Foster, Lyons and Oberhauser 2020). Halving: W1, W2 = W/2 +- 3H/2 +- sqrt(h)
     X/4, H1, H2 = H/4 - sqrt(h) X/8 +- sqrt(h/12) Y/2.
     """
@@ -121,7 +121,7 @@ class AreaTree(Tree):
         unit = (self.high - self.low) / 2**self.depth
         a = a[:, None]
         b = b[:, None]
-        # of an empty interval everything below is 0
+        # for an empty interval everything below is 0
         h = (_wide(b - a) * unit).clip(unit / 2, None)
         first, second = self._root(a, b, unit)
         streams, w, area = ([x] for x in (first, *second))
@@ -131,7 +131,7 @@ class AreaTree(Tree):
         return draws, lib.concatenate(area, 1)
 
     def _root(self, a: Array, b: Array, unit: float) -> tuple[Array, tuple[Array, Array]]:
-        """(streams, weights of W and of H) of what the whole path's W and H add."""
+        """(streams, weights of W and of H) of the contribution of the whole path's W and H."""
         lib = _library(a)
         whole = self.high - self.low
         x = _wide(a + b) * (unit / whole)
@@ -145,7 +145,8 @@ class AreaTree(Tree):
     def _nodes_of(self, a: Array, b: Array, h: Array, unit: float) -> list[tuple[Array, ...]]:
         """Streams, weights of W and of H, each for both normals of the nodes around a and b.
 
-        All nodes in one pass: of single intervals on the host most of the time is in the calls."""
+        All nodes in one pass: for single intervals on the host most of the time goes into the
+        calls."""
         lib = _library(a)
         heaps, lefts, widths, counts = zip(*self._nodes(a, b), strict=True)
         heap, left, once = (lib.stack(x, 1) for x in (heaps, lefts, counts))
@@ -166,8 +167,8 @@ class AreaTree(Tree):
         return list(zip(*parts, strict=True))
 
 
-# What a node's normals X and Y do on its two halves: a slope and a bend, in units of the root of
-# its width.
+# The effect of a node's normals X and Y on its two halves: a slope and a bend, in units of the root
+# of its width.
 _X = ((0.25, -0.75), (-0.25, -0.75))
 _Y = ((0.0, 3 / 12**0.5), (0.0, -3 / 12**0.5))
 

@@ -1,5 +1,5 @@
-"""What networks are trained by: thin losses on the paths and models that are sampled, profiled and
-scored here."""
+"""Training objectives: thin losses on the same paths and models that the library samples, profiles
+and scores."""
 
 from odesolve.objectives import (
     bridges,

@@ -5,8 +5,8 @@ Times are the path's: on ``paths.Linear()`` the data x lie at t = 0 and the sour
 solves run from 1 down to 0; on ``paths.Linear().flipped()`` they run from the source at 0 to the
 data at 1, as the papers write it. Velocities and drifts are derivatives by the path's time:
 ``ode.sample(model, state=source)`` goes to the data by the velocity and any deterministic solver.
-Stochastic ones would read a score off the velocity as if the source were the noise: solve ``sde``
-instead."""
+Stochastic solvers would derive a score from the velocity as if the source were the noise: solve
+``sde`` instead."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ MARGIN = 1e-3  # of the times at both ends, where the slope of the noise is infi
 @meant(value=takes("u"), slope=takes("u"))
 @dataclass(frozen=True)
 class Gamma:
-    """Deviation of the noise at shares u of the way from data (0) to source (1), and its slope;
-    ``steep``: infinite at ends."""
+    """Standard deviation of the noise at fractions u of the way from data (0) to source (1), and
+    its slope, which is infinite at the ends where ``steep``."""
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
@@ -81,7 +81,7 @@ def sine_squared(scale: float) -> Gamma:
 
 @dataclass(frozen=True)
 class BridgeTerms(Terms):
-    """A loss with its two parts a sample, (B,): that of velocity or drift, and that of the score
+    """A loss with its two parts per sample, (B,): that of velocity or drift, and that of the score
     (None without one)."""
 
     flow: Tensor = field(repr=False)
@@ -98,7 +98,7 @@ class Interpolant:
 
     Args:
         model: of the velocity, on ``paths.Linear()``, ``paths.Trig()`` or one of them flipped;
-            predicts "velocity", or "data": what is read as such by x - t v on the linear path.
+            predicts "velocity", or "data": x - t v on the linear path.
         gamma: the noise in between: ``constant``, ``brownian``, ``sine_squared`` of a scale, or a
             ``Gamma``.
         denoiser: a second model on the same path: predicts "noise", here z, or "score", that of
@@ -106,8 +106,8 @@ class Interpolant:
             z.
         times: a law of ``objectives.times``; by default uniform, 1e-3 away from the ends where
             gamma is steep.
-        coupling: which source goes with which data, within labels, see ``conditioned.coupled``; by
-            default as they come.
+        coupling: which source goes with which data, within labels, see ``conditions.coupled``; by
+            default in the order of the batch.
         weight: of the velocity's squared error, (path, t) -> (B,).
         antithetic: the mean over z and -z, which keeps the variance of gradients bounded where
             gamma is steep.
@@ -165,11 +165,11 @@ class Interpolant:
             t: times (B,) of the path instead of random ones.
             cond: conditions of the data, as the networks take them.
             generator: of coupling, times and noise; by default torch's own.
-            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that
-                broadcasts to x. The loss of a sample is their weighted mean.
+            mask: which elements of the data count: booleans, or weights of at least 0, a tensor
+                that broadcasts to x. The loss of a sample is their weighted mean.
 
-        Raises OdesolveError for shapes that do not go together and times outside the path, or at
-        its ends where gamma is steep."""
+        Raises OdesolveError for shapes that do not match and times outside the path, or at its ends
+        where gamma is steep."""
         counts = mask_for(mask, x)
         y, t, z = self._draw(x, source, noise, t, cond, generator)
         path = self.model.path
@@ -195,7 +195,7 @@ class Interpolant:
         return BridgeTerms((flow + score).mean(), flow + score, t, flow, score)
 
     def _slope(self, u: Tensor) -> Tensor:
-        """Factor of z in what is regressed on, by u."""
+        """Factor of z in the regression target, at u."""
         return self.gamma.slope(u)
 
     def _flow(
@@ -253,8 +253,8 @@ class TwoSided(Interpolant):
     """Conditional flow matching with a bandwidth (Tong et al. 2024, TMLR, eqs 14, 15): x_t = alpha
     x + sigma y + bandwidth z.
 
-    The velocity is that without the noise, y - x on the linear path; marginals at both ends are
-    blurred by N(0, bandwidth^2)."""
+    The velocity leaves the noise out: y - x on the linear path. N(0, bandwidth^2) blurs the
+    marginals at both ends."""
 
     @door("TwoSided", bandwidth=number(0.0))
     def __init__(self, model: Model, bandwidth: float, **options: Any):
@@ -287,12 +287,12 @@ class BridgeMatching(Interpolant):
 
     By the linear path's time it is (x_t - E[x | x_t]) / t towards the data, (E[y | x_t] - x_t) / (1
     - t) towards the source: the model's velocity is the drift, and its data or its noise prediction
-      is the mean of that end.
+    is the mean of that end.
 
     Args:
         model: on ``paths.Linear()`` or its flip; predicts "velocity" (the drift), or that end,
-            "data" or "noise": bounded, but of less weight near it than drifts, so that narrow laws
-            come out too narrow unless ``weight`` makes up for it.
+            "data" or "noise": bounded, but with less weight than drifts near that end, so that
+            narrow laws come out too narrow unless ``weight`` makes up for it.
         sigma: diffusion of the bridges, above 0.
         towards: "data" or "source".
         options: as for ``Interpolant``, without a denoiser.
@@ -329,11 +329,11 @@ def sde(
     Args:
         model: without a denoiser a drift towards that end (``BridgeMatching``), with one a
             velocity.
-        sigma: the diffusion: of a drift that of its bridges, of velocity and score any, also a
+        sigma: the diffusion: for a drift that of its bridges, for velocity and score any, also a
             function of the time.
         denoiser: the model of score or noise, whose score turns the velocity into a drift
             (``Interpolant``, ``ScoreAndFlow``).
-        gamma: of a denoiser that predicts "noise": score = -z / gamma, infinite where gamma is 0,
+        gamma: for a denoiser that predicts "noise": score = -z / gamma, infinite where gamma is 0,
             so start inside.
         towards: "data", or "source" for the other direction of time.
 

@@ -1,5 +1,5 @@
-"""Couplings of data with conditions: sampling starts from noise that knows none, so that of
-training may not know one either."""
+"""Couplings of data with conditions: sampling starts from noise that is independent of the
+condition, so the noise of training must be, too."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def coupled(
     cond: Cond | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """The noise (B, ...) in the order in which a coupling has it go with data x (B, ...) of these
+    """The noise (B, ...) in the order that a coupling gives it, for data x (B, ...) with these
     conditions.
 
-    Where noise is moved across conditions, it depends on them, and that of sampling does not: the
-    samples of a condition are then those of no law. So noise stays with the condition that it was
-    drawn with: exactly for labels (whole numbers, booleans, strings), within each of which the
-    coupling is applied; nearly for real numbers, whose squared distance, times the coupling's
-    ``cond_weight``, is added to the cost (Kerrigan et al. 2024; Chemseddine et al. 2024). As that
-    weight grows, pairs become those of independent noise. ``Independent`` needs none of it, and a
-    coupling of the user's own that takes ``cond`` is given the conditions and left alone.
-    Conditions of all samples at once do not matter. Where the batches differ in size, each label is
-    matched to all of the noise.
+    A coupling that moves noise across conditions makes the noise depend on them, while that of
+    sampling does not: samples of a condition would then follow the wrong law. So noise stays with
+    the condition that it was drawn with: exactly for labels (whole numbers, booleans, strings),
+    where the coupling works within each label; nearly for real numbers, whose squared distance,
+    times the coupling's ``cond_weight``, is added to the cost (Kerrigan et al. 2024; Chemseddine et
+    al. 2024). As that weight grows, pairs become those of independent noise. ``Independent`` needs
+    none of this. A coupling of the user's own that takes ``cond`` gets the conditions and decides
+    by itself. A condition that all samples share does not matter. Where the batches differ in size,
+    each label is matched to all of the noise.
 
     Raises OdesolveError for real conditions without a ``cond_weight``, and for what is neither
     labels nor numbers."""
@@ -73,8 +73,8 @@ def _coupling_answer(
     generator: torch.Generator | None,
     **cond: Any,
 ) -> Tensor:
-    """What a coupling answers. Raises OdesolveError for what is not a sample of the noise for each
-    of the data."""
+    """The result of a coupling. Raises OdesolveError unless it has one sample of the noise per
+    sample of the data."""
     partners = coupling(x, noise, generator, **cond)
     expected = (len(x), *noise.shape[1:])
     is_tensor = isinstance(partners, Tensor)
@@ -96,7 +96,7 @@ def _near(
     beside: list[Tensor],
     generator: torch.Generator | None,
 ) -> Tensor:
-    """The coupling of samples that have more numbers beside them, the same ones on both sides."""
+    """The coupling of samples with extra numbers appended, the same ones on both sides."""
     if not beside:
         return _coupling_answer(coupling, x, noise, generator)
     data, source = (torch.cat([v.flatten(1), *(b.to(v) for b in beside)], 1) for v in (x, noise))
@@ -112,8 +112,8 @@ def _groups(labels: list[Tensor]) -> list[Tensor]:
 
 
 def _listed(name: str, value: Any, n: int) -> Any:
-    """Conditions whose rows stand in tuples and the like as lists. Raises OdesolveError for rows
-    that are tensors in a list."""
+    """Conditions whose rows are tuples and the like, as lists. Raises OdesolveError for rows that
+    are tensors in a list."""
     if isinstance(value, Mapping):
         return {k: _listed(f"{name}.{k}" if name else str(k), v, n) for k, v in value.items()}
     if type(value) not in (list, tuple, range) or len(value) != n:
@@ -141,7 +141,7 @@ def _root(
     x: Tensor,
     noise: Tensor,
 ) -> float:
-    """The factor of a real condition beside the samples."""
+    """The factor that scales a real condition next to the samples."""
     weight = getattr(coupling, "cond_weight", None)
     if weight is None:
         raise OdesolveError(
@@ -157,7 +157,7 @@ def _root(
 
 
 def _read(name: str, value: Any) -> tuple[Tensor | None, Tensor | None]:
-    """A condition as labels (B,), or as real numbers (B, ...); neither of one that has no
+    """A condition as labels (B,), or as real numbers (B, ...); None twice for a condition without
     numbers."""
     if not isinstance(value, Tensor):
         value = _array(name, value)
@@ -190,7 +190,7 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def _numbered(name: str, values: list[Any]) -> Tensor:
-    """A number for each different one of strings and the like."""
+    """A number for each distinct string or other value."""
     numbers: dict[Any, int] = {}
     try:
         return torch.tensor([numbers.setdefault(v, len(numbers)) for v in values])

@@ -58,8 +58,8 @@ def doubling(k: int, total: int, first: int = 10, last: int = 1280) -> int:
 
 @meant(mean=number(), std=number(above=0.0))
 def log_normal(mean: float = -1.1, std: float = 2.0) -> Callable[[Tensor], Tensor]:
-    """Chances of the steps of a grid: those of a log-normal noise level to lie in them (Song and
-    Dhariwal 2024, section 3.5)."""
+    """Probabilities of the steps of a grid: those of a log-normal noise level to fall into them
+    (Song and Dhariwal 2024, section 3.5)."""
     return lambda times: torch.special.ndtr((times.log() - mean) / std).diff()
 
 
@@ -74,15 +74,15 @@ class Consistency:
     al. 2023, eq. 5 and appendix C).
 
     With e = start and s the model's ``sigma_data``, c_skip = s^2 / ((t - e)^2 + s^2), c_out = s (t
-    - e) / sqrt(t^2 + s^2); F is the model's EDM prediction, whatever its network predicts: a
-      diffusion model on the path is what training can begin from.
-    ``denoiser`` is f as an ``ode.Model`` that predicts data, for the solver "consistency".
+    - e) / sqrt(t^2 + s^2); F is the model's EDM prediction, whatever its network predicts: training
+    can begin from a diffusion model on the path. ``denoiser`` is f as an ``ode.Model`` that
+    predicts data, for the solver "consistency".
 
     Args:
         model: an ``ode.Model`` on ``paths.EDM()``, without guidance.
-        start: the time that states are carried to, by default the path's ``sigma_min``.
+        start: the time that f carries states to, by default the path's ``sigma_min``.
 
-    Raises OdesolveError for other paths, guided models and a start outside of the path.
+    Raises OdesolveError for other paths, guided models and a start outside the path.
     """
 
     @door("Consistency", start=number(above=0.0))
@@ -127,7 +127,8 @@ class Consistency:
 
         Args:
             noise, options: as for ``ode.sample``.
-            times: one per step, from noise to data; by default the noise end alone: one step.
+            times: one per step, from noise to data; by default only the noise end, which is one
+                step.
             cond: conditions, as the network takes them.
 
         Raises OdesolveError for times that do not fall, or leave (start, t_max], and what
@@ -157,32 +158,32 @@ class _Carried(nn.Module):
 
 
 def _points(name: str, given: Any) -> None:
-    """The check of points: a whole number, or a function of the step."""
+    """Check points: a whole number, or a function of the step."""
     check = takes("step") if callable(given) else count(2)
     check(name, given)
 
 
 class ConsistencyTraining:
-    """From data alone: f at x + t z is to be f at x + r z, of one noise z and a step from t to r
-    (Song et al. 2023, algorithm 3).
+    """Training from data alone: f at x + t z should equal f at x + r z, with one noise z and a step
+    from t to r (Song et al. 2023, algorithm 3).
 
-    Dropout, and whatever else networks draw from torch's own generators, is the same in both (Song
-    and Dhariwal 2024).
+    Dropout, and anything else that networks draw from torch's own generators, is the same in both
+    (Song and Dhariwal 2024).
 
     Args:
-        consistency: what is trained.
-        points: N of EDM's grid, at least 2 (OdesolveError for fewer), or a function of the step 0,
-            1, ... of the training, such as ``lambda k: doubling(k, 4000)``, so that it grows;
-            ``training.fit`` says the step.
-        target: what f at r is taken from, without gradients: another ``Consistency`` (of averaged
-            weights), or a function (x, t, **cond); by default ``consistency`` itself.
-        distance: (B, ...), (B, ...) -> (B,); ``squared`` or ``pseudo_huber()``. One of your own
-            needs a third argument ``mask``, the weights (B, ...) of numbers, for losses with a
-            mask.
+        consistency: the model to train.
+        points: N of EDM's grid, at least 2 (OdesolveError for fewer), or a function of the training
+            step 0, 1, ..., such as ``lambda k: doubling(k, 4000)``, so that N grows;
+            ``training.fit`` passes the step.
+        target: the f to use at r, without gradients: another ``Consistency`` (of averaged weights),
+            or a function (x, t, **cond); by default ``consistency`` itself.
+        distance: (B, ...), (B, ...) -> (B,); ``squared`` or ``pseudo_huber()``. For losses with a
+            mask, a function of your own needs a third argument ``mask``, the weights (B, ...) of
+            elements.
         weight: of the distance, a function (r, t) of the step's times (B,), such as
             ``inverse_gap``; by default 1.
-        chances: of the N - 1 steps, a function of the rising times (N,), such as ``log_normal()``;
-            by default equal ones.
+        chances: probabilities of the N - 1 steps, a function of the rising times (N,), such as
+            ``log_normal()``; by default equal.
         rho: exponent of the grid.
     """
 
@@ -247,14 +248,15 @@ class ConsistencyTraining:
 
         Args:
             points: of the grid, for this batch alone.
-            step: how many of the training have been done, where ``points`` grows with it.
+            step: the number of training steps so far, where ``points`` grows with it.
             index: steps (B,) from 0 (the one that ends at ``start``) to N - 2, instead of random
                 ones.
             noise, cond, generator: as for ``Matching``.
-            mask: which numbers of the data count, as for ``Matching``; the distance has them.
+            mask: which elements of the data count, as for ``Matching``; the distance gets their
+                weights.
 
-        Raises OdesolveError for shapes that do not go together, steps outside of the grid and a
-        distance without a mask."""
+        Raises OdesolveError for shapes that do not match, steps outside the grid and a distance
+        that takes no mask."""
         check_data(x)
         if torch.compiler.is_compiling():
             _check_still(self.consistency.model.net)
@@ -314,8 +316,7 @@ class ConsistencyTraining:
 
 
 def _check_still(net: Any) -> None:
-    """Raise OdesolveError for a network whose dropout a compiled loss could not make the same
-    twice."""
+    """Raise OdesolveError for a network whose dropout a compiled loss cannot repeat."""
     parts = net.modules() if isinstance(net, nn.Module) else ()
     if any(
         isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p > 0
@@ -329,8 +330,8 @@ def _check_still(net: Any) -> None:
 
 
 class ConsistencyDistillation(ConsistencyTraining):
-    """From a diffusion model: f at x_t is to be f at what one step of a solver makes of x_t (Song
-    et al. 2023, algorithm 2).
+    """Distillation of a diffusion model: f at x_t should equal f at the state that one solver step
+    reaches from x_t (Song et al. 2023, algorithm 2).
 
     Args:
         teacher: an ``ode.Model`` on the same path, guided or not; conditions go to both.
@@ -371,22 +372,22 @@ class ConsistencyDistillation(ConsistencyTraining):
 
 @dataclass(frozen=True)
 class ContinuousTerms(Terms):
-    """Of the continuous objective; ``derivative`` (B, ...) is df/dt along the way, without
-    gradients."""
+    """Terms of the continuous objective; ``derivative`` (B, ...) is df/dt along the trajectory,
+    without gradients."""
 
     derivative: Tensor = field(repr=False)
 
 
 class ContinuousConsistency:
-    """The limit of endless points: E[weight f . sg(df/dt)], whose gradient, not value, means
-    something.
+    """The limit of infinitely many points: E[weight f . sg(df/dt)]. Only its gradient has a
+    meaning, not its value.
 
     Song et al. 2023, theorems 6 (from data: x_t moves by (x_t - x) / t) and 5 (from a teacher: by
     its velocity). The gradient is half that of the squared distance, divided by the step. Networks
-    must know forward-mode derivatives.
+    must support forward-mode derivatives.
 
     Args:
-        consistency: what is trained; the derivative is that of its own weights, detached.
+        consistency: the model to train; the derivative uses its own weights, detached.
         teacher: an ``ode.Model`` on the same path (OdesolveError for others); by default from data.
         times: a law of ``objectives.times`` from ``start`` up; by default uniform in log t.
         weight: a function of times (B,); by default 1.
@@ -419,11 +420,11 @@ class ContinuousConsistency:
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
     ) -> ContinuousTerms:
-        """The objective of data x (B, ...), whose value is not to be watched; arguments as for
-        ``Matching``.
+        """The objective for data x (B, ...), whose value says nothing about progress; arguments as
+        for ``Matching``.
 
-        Raises OdesolveError for shapes that do not go together and times below ``start`` or above
-        the path's."""
+        Raises OdesolveError for shapes that do not match and times below ``start`` or above the
+        path's."""
         check_data(x)
         cond, z, path = cond or {}, normal_for(x, noise, generator), self.consistency.path
         t = checked_times(

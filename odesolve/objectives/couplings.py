@@ -1,9 +1,9 @@
 """Which samples of the source go with which data: at random, by optimal transport within the batch,
 by entropic transport.
 
-A coupling gives the source in the order in which it goes with the data; data, and with them their
-conditions, keep their places. Objectives apply it within labels, so that no source tells the
-condition of its data: see ``conditioned.coupled``."""
+A coupling returns the source in an order that pairs it with the data; data and their conditions
+keep their places. Objectives apply it within labels, so that a source says nothing about the
+condition of its data: see ``conditions.coupled``."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ LOOK = 10  # iterations between two looks at the marginals, each of which waits 
 
 @fits
 class Independent:
-    """A random order: pairs of two sets that came in an order of their own are independent
-    afterwards.
+    """A random order, which makes pairs of two ordered sets independent.
 
     Raises OdesolveError for batches of different size.
     """
@@ -54,14 +53,14 @@ class OptimalTransport:
 
     Args:
         cond_weight: factor of the squared distance of conditions in the cost, see
-            ``conditioned.coupled``; objectives with conditions that are real numbers need it.
+            ``conditions.coupled``; objectives with conditions that are real numbers need it.
 
     Solved on the host by an auction and shortest augmenting paths, up to rounding in float64: there
-    is no gap to the optimum. A batch of 4096 takes 0.2 to 1.4 s of a core, the longest for tight
-    clusters, and tens of seconds by scipy, which solves it where the compiled kernels do not run;
-    samples of one number are sorted. The plan is one of the batch: batches of B samples approach
-    the transport of the two laws as B grows. Batches that differ in size need POT (the extra
-    ``ot``): partners are then drawn from the rows of the exact plan, as some are shared.
+    is no gap to the optimum. A batch of 4096 takes 0.2 to 1.4 s on one core, the longest for tight
+    clusters. Without the compiled kernels scipy solves it, in tens of seconds. Samples of one
+    number are sorted. The plan is one of the batch: batches of B samples approach the transport of
+    the two laws as B grows. Batches that differ in size need POT (the extra ``ot``): partners are
+    then drawn from the rows of the exact plan, since several data share one.
 
     Raises OdesolveError for values that are not finite, ImportError for batches of different size
     without POT."""
@@ -74,8 +73,8 @@ class OptimalTransport:
         noise: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The noise (M, ...) in the order that goes with x (B, ...); where M = B nothing is
-        drawn."""
+        """The noise (M, ...) in the order that pairs it with x (B, ...); where M = B nothing is
+        random."""
         _check(x, noise, same=False)
         if len(x) != len(noise):
             return noise[
@@ -112,10 +111,10 @@ class Sinkhorn:
         iterations, tolerance: of the plan, see ``sinkhorn_plan``; draws vary by far more than the
             default tolerance.
         cond_weight: as for ``OptimalTransport``.
-        relax: unbalanced transport, of the source alone: its samples need not be drawn as often as
-            each other, at the cost of this factor times the divergence KL from equal chances, so
-            that what lies far from all data need not be gone to. For bridges: in ``Matching`` it
-            would change the noise that sampling starts from, and is refused.
+        relax: unbalanced transport on the source side: its samples need not be drawn equally often,
+            at the cost of this factor times the KL divergence from equal probabilities, so that the
+            plan may leave out samples far from all data. For bridges only: in ``Matching`` it would
+            change the noise that sampling starts from, which raises OdesolveError.
 
     Batches may differ in size. Raises OdesolveError where the iteration does not reach its
     tolerance."""
@@ -144,8 +143,8 @@ class Sinkhorn:
 
 @fits
 def named(coupling: Any) -> Any:
-    """The coupling that an objective goes by: what it was given, or one by its name, as in
-    "sinkhorn(reg=0.1)"; None for none."""
+    """An objective's coupling: the object itself, or one by its name, as in "sinkhorn(reg=0.1)";
+    None for none."""
     instead = "one of odesolve.objectives.couplings"
     takes = ("x", "noise", "generator")
     if coupling is None:
@@ -178,14 +177,14 @@ def sinkhorn_plan(
     Args:
         cost: (n, m).
         reg: of the entropy, above 0.
-        a, b: weights (n,) of the rows and (m,) of the columns, above 0; equal by default, made to
-            sum to 1.
-        iterations: at most so many, each over both sides, on logarithms. Their number grows like
-            the largest cost over ``reg``.
-        tolerance: sum of the absolute errors of the columns' weights at which it ends (those of the
-            rows hold); None makes all the iterations without a look.
-        relax: factor of the divergence KL(columns of the plan | b) instead of the columns'
-            weights (Chizat et al. 2018); the rows keep theirs.
+        a, b: weights (n,) of the rows and (m,) of the columns, above 0; equal by default, rescaled
+            to sum to 1.
+        iterations: the largest number of iterations, each over both sides, on logarithms. Their
+            number grows like the largest cost over ``reg``.
+        tolerance: the iteration ends when the absolute errors of the columns' weights sum to this
+            (the rows' weights are exact); None makes all iterations without a check.
+        relax: factor of the divergence KL(columns of the plan | b) instead of the columns' weights
+            (Chizat et al. 2018); the rows keep theirs.
 
     Raises OdesolveError where the tolerance is not reached, and for a cost that is not finite.
     """
@@ -212,8 +211,7 @@ def sinkhorn_plan(
             if error <= tolerance:
                 break
         g = share * (columns - reached)
-        # what is drawn of all columns is 1 in the end: the part of g that would come to it slowest,
-        # at once
+        # the columns sum to 1 in the end: this sets the slowest part of g at once
         if slack:
             g = g + torch.logsumexp(columns - slack * g, 0) / slack
         f = rows - torch.logsumexp(kernel + g, 1)
@@ -231,14 +229,14 @@ def sinkhorn_plan(
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """Squared distances (n, m), float64, of samples x (n, ...) and y (m, ...)."""
     x, y = (z.detach().flatten(1).double() for z in (x, y.to(x.device)))
-    centre = x.mean(0)  # the product below loses the digits that a common shift has
+    centre = x.mean(0)  # a common shift would cost the product below its digits
     x = x - centre
     y = y - centre
     return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)
 
 
 def _products(x: Tensor, y: Tensor) -> Tensor:
-    """-2 x.y (n, n), float64, of centred samples: squared distances but for terms that are the same
+    """-2 x.y (n, n), float64, of centred samples: squared distances up to terms that are the same
     in any order."""
     x, y = (z.detach().flatten(1).double() for z in (x, y.to(x.device)))
     x = x - x.mean(0)

@@ -1,5 +1,5 @@
-"""DDPM's variational bound as a loss, of steps of fixed or learned variance, and the hybrid loss
-that learned variances train by.
+"""DDPM's variational bound as a loss, for steps of fixed or learned variance, and the hybrid loss
+that trains learned variances.
 
 Its simple loss is ``Matching(model)``.
 """
@@ -22,7 +22,7 @@ from odesolve.likelihood.bounds import STEPS
 from odesolve.likelihood.result import check_width
 from odesolve.likelihood.vlb import Chain, Decoder, prior_loss
 from odesolve.model.model import Model
-from odesolve.objectives.draws import check_data, check_told, normal_for
+from odesolve.objectives.draws import check_data, check_network_times, normal_for
 from odesolve.objectives.matching import Matching, Terms
 from odesolve.objectives.times import Importance
 from odesolve.objectives.weights import Weight, weighed
@@ -47,7 +47,7 @@ class BoundTerms(Terms):
 
 @dataclass(frozen=True)
 class HybridTerms(Terms):
-    """``each`` (B,) is ``simple`` (B,) and a share of ``bound`` (B,), both a number of the
+    """``each`` (B,) is ``simple`` (B,) plus a share of ``bound`` (B,), both per number of the
     sample."""
 
     simple: Tensor = field(repr=False)
@@ -55,8 +55,8 @@ class HybridTerms(Terms):
 
 
 class _Terms(Chain):
-    """A chain whose terms of a batch, the decoder's among them, are made from one evaluation of the
-    network."""
+    """A chain that computes its terms for a batch, the decoder's among them, from one evaluation of
+    the network."""
 
     def each(self, x: Tensor, k: Tensor, data: Tensor, share: Tensor) -> Tensor:
         """Terms (B,) of numbers k (B,) by what ``data`` or ``read`` returned."""
@@ -75,24 +75,25 @@ class _Terms(Chain):
 
 
 class VariationalBound:
-    """DDPM's bound L_T + sum L_{t-1} + L_0 in nats, a random one of its terms a sample (Ho et al.
-    2020, eq. 5).
+    """DDPM's bound L_T + sum L_{t-1} + L_0 in nats, by one random term per sample (Ho et al. 2020,
+    eq. 5).
 
     In expectation it is minus the value of ``ode.elbo`` on the same chain, whose terms these are.
 
     Args:
         model: an ``ode.Model`` without guidance, of any prediction and path.
-        variance: of a step: "small" (beta-tilde), "large" (beta), or "learned": between the two,
-            where the second half of the channels of a model with ``learned_variance=True`` says
-            (Nichol and Dhariwal 2021, eq. 15).
+        variance: of a step: "small" (beta-tilde), "large" (beta), or "learned": between the two, as
+            the second half of the channels of a model with ``learned_variance=True`` says (Nichol
+            and Dhariwal 2021, eq. 15).
         steps, grid: of the chain, as for ``ode.sample``; by default the path's own table, or 100
             steps.
         decoder, levels, low, high: as for ``ode.elbo``: "gaussian", a density, or "discrete",
             probabilities of ``levels`` values.
-        stratified: numbers of a batch lie one in each n-th of all, as in ``objectives.times``.
+        stratified: one index of the batch falls into each n-th part of the range, as in
+            ``objectives.times``.
         importance: draw terms by the root mean square of their latest losses (Nichol and Dhariwal
-            2021, eq. 18), which are remembered in ``importance``, which ``training.fit`` saves; the
-            expectation stays the bound.
+            2021, eq. 18), which ``importance`` stores and ``training.fit`` saves; the expectation
+            stays the bound.
     """
 
     @door("VariationalBound", steps=count(), levels=count(2), low=number(), high=number())
@@ -121,7 +122,7 @@ class VariationalBound:
         rule = "uniform" if grid is None and steps == model.path.training_steps else grid
         self._points = model.path.points(plan_for(model, "ddpm", steps, rule, {}).grid)
         chain = _Terms(model, self._points, variance, self.decoder)
-        check_told(chain.t, model)
+        check_network_times(chain.t, model)
         self._chains = {torch.device("cpu"): chain}
         self.importance = Importance(self.count) if importance else None
 
@@ -158,8 +159,8 @@ class VariationalBound:
             cond: conditions of this batch, as the network takes them.
             generator: of numbers and noise; by default torch's own.
 
-        Raises OdesolveError for shapes that do not go together, numbers out of range, and data
-        beyond a discrete decoder's."""
+        Raises OdesolveError for shapes that do not match, indices out of range, and data outside a
+        discrete decoder's range."""
         index, noise = self.draw(x, noise, index, generator)
         model = self.model.given(**(cond or {}))
         terms = self.at(model, x, index, noise)
@@ -174,7 +175,7 @@ class VariationalBound:
         index: Tensor | None,
         generator,
     ) -> tuple[Tensor, Tensor]:
-        """Numbers (B,) and noise (B, ...) for data, drawn where they are not given."""
+        """Indices (B,) and noise (B, ...) for data, random where they are None."""
         check_data(x)
         if self.decoder.levels is not None and not bool(
             ((x >= self.decoder.low) & (x <= self.decoder.high)).all()
@@ -224,7 +225,7 @@ class VariationalBound:
         index: Tensor,
         noise: Tensor,
     ) -> Tensor:
-        """The bound (B,) of what a model answered at noisy data, its learned variance last; without
+        """The bound (B,) from a model's outputs at noisy data, its learned variance last; without
         gradients of the mean of the steps."""
         chain = self.chain(x.device)
         noisy = chain.noisy(x, index, noise)
@@ -252,10 +253,10 @@ class VariationalBound:
 
 
 class Hybrid:
-    """L_simple + 1e-3 L_vlb, the bound's gradient kept from the mean: it trains the variance alone
-    (Nichol and Dhariwal 2021).
+    """L_simple + 1e-3 L_vlb, where the bound's gradient does not reach the mean: it trains the
+    variance alone (Nichol and Dhariwal 2021).
 
-    Their eq. 16, by one evaluation of the network. Both are a number of the sample, the bound in
+    Their eq. 16, by one evaluation of the network. Both are per number of the sample, the bound in
     nats.
 
     Args:
@@ -264,7 +265,7 @@ class Hybrid:
         weight: of the simple loss, see ``Matching``.
         options: of the ``VariationalBound``, whose times are those of both.
 
-    Raises OdesolveError for a model that says no variance.
+    Raises OdesolveError for a model that predicts no variance.
     """
 
     @door("Hybrid", share=number(0.0))

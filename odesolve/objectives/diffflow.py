@@ -1,4 +1,4 @@
-"""DiffFlow: a forward and a backward process that are both trained, with gradients that remember no
+"""DiffFlow: a forward and a backward process, both trained, with gradients that store no
 trajectory."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from odesolve.adjoint.memory import holding
 from odesolve.adjoint.pull import Sums, with_gradients
-from odesolve.adjoint.targets import Arguments, GradientTargets, wanted
+from odesolve.adjoint.targets import Arguments, GradientTargets, gradient_targets
 from odesolve.doors.annotations import takes
 from odesolve.doors.keywords import door
 from odesolve.doors.words import fits_call
@@ -48,16 +48,17 @@ class DiffFlow:
     x_i.
 
     Args:
-        drift, score: f and s, functions (x, t) of states (B, ...) and times (B,); with the adjoint
-            networks that draw nothing (no dropout).
+        drift, score: f and s, functions (x, t) of states (B, ...) and times (B,); with the adjoint,
+            networks without randomness (no dropout).
         g: the noise of both processes, above 0: a number, or a function of times of any shape.
         times: t_0 < ... < t_N, from data to noise.
-        std: deviation of the prior N(0, std^2) at t_N.
+        std: standard deviation of the prior N(0, std^2) at t_N.
         adjoint: memory that does not grow with the steps: the stochastic adjoint (algorithm 2),
-            which makes the trajectory again from its noise. Data and keys of the noise are all that
-            is kept; on the way back there are 2 sqrt(N) states, and the activations of one step. It
-            takes five evaluations of f and two of s per step, instead of one of each, which
-            autograd would keep. Gradients are those of the steps, the same either way.
+            which computes the trajectory again from its noise. The forward pass stores only the
+            data and the keys of the noise; the backward pass holds 2 sqrt(N) states and the
+            activations of one step. The adjoint takes five evaluations of f and two of s per step,
+            where autograd would take and store one of each. Both give the gradients of the discrete
+            steps.
         params: parameters that get gradients, for functions that are no modules and use some at
             later times only.
 
@@ -130,8 +131,8 @@ class DiffFlow:
             noise: of the forward steps (N, B, ...), standard normal, instead of random noise.
             generator: of the noise; by default torch's own.
 
-        Raises OdesolveError for data or noise of another shape, networks that return one, and
-        dropout where the adjoint would draw it anew.
+        Raises OdesolveError for data, noise or network outputs of another shape, and for dropout
+        where the adjoint would draw it anew.
         """
         check_data(x)
         if self.adjoint and (draws(self.drift) or draws(self.score)):
@@ -144,9 +145,9 @@ class DiffFlow:
                 f"noise has shape {tuple(noise.shape)}: give {(self.steps, *x.shape)}, standard "
                 "normal numbers for every step"
             )
-        drawn: Noise = _Keyed(x, keys_for(x, generator)) if noise is None else noise.__getitem__
-        way = _Adjoint(self, drawn)
-        each = with_gradients(way, self._wanted(x, drawn), x) if self.adjoint else way.forward(x)[0]
+        z: Noise = _Keyed(x, keys_for(x, generator)) if noise is None else noise.__getitem__
+        way = _Adjoint(self, z)
+        each = with_gradients(way, self._targets(x, z), x) if self.adjoint else way.forward(x)[0]
         change = x.shape[1:].numel() * math.log(self.levels[-1] / self.levels[0])
         bound = each.detach() - way.spent + change
         return DiffFlowTerms(
@@ -187,12 +188,17 @@ class DiffFlow:
         check_shape(out, x)
         return out
 
-    def _wanted(self, x: Tensor, noise: Noise) -> GradientTargets:
+    def _targets(self, x: Tensor, noise: Noise) -> GradientTargets:
         nets = [net for net in (self.drift, self.score) if isinstance(net, nn.Module)]
         module = nn.ModuleList(nets) if len(nets) == 2 else None
-        held = [p for net in nets for p in net.parameters()]
-        return wanted(
-            module, lambda ys, args: self.step(0, ys[0], noise(0))[1], [x], (), self.params, held
+        parameters = [p for net in nets for p in net.parameters()]
+        return gradient_targets(
+            module,
+            lambda ys, args: self.step(0, ys[0], noise(0))[1],
+            [x],
+            (),
+            self.params,
+            parameters,
         )
 
     def backward_drift(self, t: Tensor, x: Tensor) -> Tensor:
@@ -229,7 +235,7 @@ class DiffFlow:
             shape: of all, (B, ...).
             seed, ids: of the noise, as for ``ode.sample``: a sample does not depend on the batch. A
                 generator gives a seed.
-            solver: of ``ode.solve_sde``; by default the steps that were trained.
+            solver: of ``ode.solve_sde``; by default the steps of the training.
             dtype, device: of the samples.
         """
         if isinstance(seed, torch.Generator):
@@ -252,7 +258,7 @@ class DiffFlow:
 
 
 class _Keyed:
-    """The noise of every step (B, ...), made from keys wherever it is asked for."""
+    """The noise of every step (B, ...), computed from keys at every use."""
 
     def __init__(self, x: Tensor, keys: Tensor):
         self.like = x.detach()
@@ -266,11 +272,11 @@ class _Keyed:
 
 @dataclass
 class _Adjoint:
-    """The loss of a trajectory, and its way back: states are made again from those of every
-    sqrt(N)-th step.
+    """The loss of a trajectory and its backward pass, which recomputes states from every sqrt(N)-th
+    one.
 
-    Rejected: every state kept, as the paper has it, for one evaluation of f a step less on the way
-    back."""
+    Rejected: storing every state, as the paper does, which saves one evaluation of f per step of
+    the backward pass."""
 
     flow: DiffFlow
     noise: Noise
@@ -279,7 +285,7 @@ class _Adjoint:
         x = y0
         f = None
         each = torch.zeros(len(y0), dtype=y0.dtype, device=y0.device)
-        # |noise|^2 / 2: what log p_F of the steps is, but for constants
+        # |noise|^2 / 2: log p_F of the steps, up to constants
         self.spent = torch.zeros_like(each)
         for i in range(self.flow.steps):
             z = self.noise(i)
@@ -291,15 +297,15 @@ class _Adjoint:
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Zhang and Chen 2021, algorithm 2, but for delta_N in its line 2: line 5 adds that
+        """Zhang and Chen 2021, algorithm 2, without delta_N in its line 2, since line 5 adds it
         again."""
         n = self.flow.steps
         length = math.isqrt(n - 1) + 1
-        starts = [kept[0].detach()]
+        starts = [extras[0].detach()]
         for first in range(0, n - length, length):
             starts.append(self._states(starts[-1], first, first + length)[-1])
         a: Tensor | None = None

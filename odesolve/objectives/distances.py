@@ -1,5 +1,5 @@
-"""Distances of two batches of states, one number per sample, of all numbers of a state or of those
-that a mask leaves."""
+"""Distances between two batches of states: one number per sample, over all elements of a state or
+those that a mask leaves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pseudo_huber(c: float | None = None) -> Distance:
     """sqrt(|a - b|^2 + c^2) - c of each sample (Song and Dhariwal 2024, section 3.3); c is by
     default .00054 sqrt(numbers).
 
-    With a mask the norm and the numbers are of those that count.
+    With a mask, the norm and the default c count only the elements that it leaves.
     """
 
     def distance(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Students of diffusion models: half as many DDIM steps again and again, and guidance in one
+"""Students of diffusion models: repeatedly half as many DDIM steps, and guidance in one
 evaluation."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from odesolve.objectives.draws import (
     can_look,
     check_data,
     check_finite,
-    check_told,
+    check_network_times,
     checked_times,
     column,
     mask_for,
@@ -120,10 +120,10 @@ def _error(
     given: bool = False,
     counts: Tensor | None = None,
 ) -> Tensor:
-    """Weighted squared error (B,) of a student's own prediction where its data prediction is to be
-    ``aim``.
+    """Weighted squared error (B,) of a student's own prediction, where ``aim`` is the target of its
+    data prediction.
 
-    Raises OdesolveError where that is infinite at times that were given.
+    Raises OdesolveError where that is infinite at times that the caller has ``given``.
     """
     predicts = student.predicts
     sigma_data = student.reading.sigma_data
@@ -145,9 +145,9 @@ class ProgressiveDistillation:
     """A student whose DDIM step is two of its teacher's (Salimans and Ho 2022, algorithm 2).
 
     Args:
-        student: an ``ode.Model`` on the teacher's path, most often begun from its weights. Where
-            there is no signal at the first time (alpha = 0), it may not predict the noise or the
-            score, which say nothing of the data.
+        student: an ``ode.Model`` on the teacher's path, most often with its weights to start from.
+            Where there is no signal at the first time (alpha = 0), it may not predict the noise or
+            the score, which say nothing about the data.
         teacher: an ``ode.Model``, guided or not; conditions go to both.
         times: the teacher's, an even number of steps from noise to data: a list of times, or a name
             or rule of ``odesolve.grids`` with ``steps`` of them. The student's are every other one:
@@ -155,7 +155,7 @@ class ProgressiveDistillation:
         weight: of the data's squared error: "max_snr" (max(SNR, 1)), "snr_plus_1" (SNR + 1), or as
             for ``Matching``.
 
-    Raises OdesolveError for models that do not go together and an odd number of steps.
+    Raises OdesolveError for models that do not match and an odd number of steps.
     """
 
     @door("ProgressiveDistillation")
@@ -184,7 +184,7 @@ class ProgressiveDistillation:
                 f"{given}: let it predict 'v', 'data' or 'velocity', or begin where alpha is not 0"
             )
         for model in (student, teacher):
-            check_told(torch.tensor(self.times[:-1], dtype=torch.float64), model)
+            check_network_times(torch.tensor(self.times[:-1], dtype=torch.float64), model)
 
     @property
     def student_times(self) -> tuple[float, ...]:
@@ -210,10 +210,10 @@ class ProgressiveDistillation:
             noise: standard normal (B, ...), instead of random noise.
             cond: conditions of this batch, as the networks take them.
             generator: of steps and noise; by default torch's own.
-            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that
-                broadcasts to x. The loss of a sample is their weighted mean.
+            mask: which elements of the data count: booleans, or weights of at least 0, a tensor
+                that broadcasts to x. The loss of a sample is their weighted mean.
 
-        Raises OdesolveError for shapes that do not go together and steps that are not there.
+        Raises OdesolveError for shapes that do not match and steps out of range.
         """
         check_data(x)
         n = len(self.times) // 2
@@ -241,7 +241,7 @@ class ProgressiveDistillation:
 
 
 def check_even(times: Sequence[float]) -> None:
-    """Raise OdesolveError unless the steps between these times go together in twos."""
+    """Raise OdesolveError unless there is an even number of steps between these times."""
     if len(times) % 2 == 0:
         raise OdesolveError(
             f"{len(times) - 1} steps cannot be halved: give the teacher an even number"
@@ -273,17 +273,17 @@ def halve(
         times, steps: its grid, as for ``ProgressiveDistillation``.
         fit: (teacher, times) -> student: makes a student and trains it by
             ``ProgressiveDistillation(student, teacher, times)``.
-        rounds: how often; by default as often as the steps are even.
+        rounds: how often to halve; by default while the number of steps is even.
 
     Raises OdesolveError where the steps cannot be halved that often.
     """
-    held = make(rule_of(times), teacher.path, steps, snap=teacher.snap)
+    points = make(rule_of(times), teacher.path, steps, snap=teacher.snap)
     stages = list[Stage]()
-    while len(stages) < rounds if rounds is not None else len(held) % 2 == 1 and len(held) > 1:
-        check_even(held)
-        teacher = fit(teacher, held)
-        held = held[::2]
-        stages.append(Stage(teacher, held))
+    while len(stages) < rounds if rounds is not None else len(points) % 2 == 1 and len(points) > 1:
+        check_even(points)
+        teacher = fit(teacher, points)
+        points = points[::2]
+        stages.append(Stage(teacher, points))
     return stages
 
 
@@ -297,22 +297,22 @@ class GuidedTerms(Terms):
 class GuidedDistillation:
     """A student that takes the scale of guidance as a condition (Meng et al. 2023, algorithm 1).
 
-    It learns uncond + scale (cond - uncond), in one evaluation instead of two; scale is the
-    paper's w + 1, and 1 is the conditional model, as everywhere here. What comes out is a model:
-    ``ode.sample(student.given(scale=..., **cond), ...)``, and both student and teacher of
+    It learns uncond + scale (cond - uncond), in one evaluation instead of two; scale is the paper's
+    w + 1, and 1 is the conditional model, as everywhere here. The student is a model like any
+    other: ``ode.sample(student.given(scale=..., **cond), ...)``, or student and teacher of
     ``ProgressiveDistillation`` with the scale among the conditions.
 
     Args:
         student: an ``ode.Model`` that takes ``name`` (B,) besides the teacher's conditions.
         teacher: an ``ode.Model`` without guidance, on the same path.
-        null: the teacher's conditions where there is none: tensors (B, ...) or (1, ...), or other
+        null: the teacher's conditions for "no condition": tensors (B, ...) or (1, ...), or other
             values.
         low, high: scales are drawn uniformly between them.
         name: that of the scale among the student's conditions.
         weight: as for ``ProgressiveDistillation``.
         times: a law of ``objectives.times``; by default the path's.
 
-    Raises OdesolveError for models that do not go together.
+    Raises OdesolveError for models that do not match.
     """
 
     @door("GuidedDistillation", low=number(), high=number(), name=text("scale"))
@@ -366,7 +366,7 @@ class GuidedDistillation:
             cond: conditions of this batch, as the teacher takes them.
             scale: (B,), instead of random ones; noise, t, generator, mask as for ``Matching``.
 
-        Raises OdesolveError for shapes that do not go together and times outside the path.
+        Raises OdesolveError for shapes that do not match and times outside the path.
         """
         check_data(x)
         path = self.student.path

@@ -1,4 +1,4 @@
-"""What objectives draw and check of a batch."""
+"""Random draws and checks that objectives share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from odesolve.noise.keys import keys_of
 
 
 def normal_for(x: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
-    """The noise given for x (B, ...), or standard normal noise. Raises OdesolveError for another
+    """The user's noise for x (B, ...), or standard normal noise. Raises OdesolveError for another
     shape."""
     if noise is None:
         device = x.device if generator is None else generator.device
@@ -39,8 +39,8 @@ def check_noise(noise: Tensor) -> None:
 
 
 def same_draws(x: Tensor) -> Callable[[], None]:
-    """What sets torch's own generators, of the host and of the device of x, back to where they
-    stand now."""
+    """A function that resets torch's own generators, of the host and of the device of x, to their
+    present states."""
     if torch.compiler.is_compiling():  # torch.compile knows no states of generators
         return lambda: None
     host = torch.get_rng_state()
@@ -86,15 +86,15 @@ def check_data(x: Tensor) -> None:
 
 
 def can_look(value: Tensor) -> bool:
-    """Whether a look at numbers is free: on the host, outside of torch.compile. On a GPU the host
-    would wait for it."""
+    """Whether the host can read a tensor without waiting: on the CPU, outside torch.compile. On a
+    GPU it would wait."""
     return value.is_cpu and not torch.compiler.is_compiling()
 
 
 def check_finite(t: Tensor, finite: Tensor, what: str) -> None:
     """Raise OdesolveError at times (B,) at which something is infinite.
 
-    Where a look is not free (``can_look``) the loss shows it."""
+    Where the check would wait (``can_look``), the loss itself is infinite or NaN."""
     if not can_look(finite) or bool(finite.all()):
         return
     at = float(t[~finite.to(t.device)][0])
@@ -105,11 +105,10 @@ def check_finite(t: Tensor, finite: Tensor, what: str) -> None:
 
 def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = None) -> Tensor:
     """Times (B,) as float64 on the device of x. Raises OdesolveError for another shape, for times
-    outside of the path, and for ends of it whose time is infinite to the network, or to a
-    teacher's.
+    outside the path, and for ends of it where the network's time, or a teacher's, is infinite.
 
-    Under torch.compile, and for times on a GPU, where the host would wait, times outside of the
-    path are NaN, and so is the loss."""
+    Under torch.compile, and for times on a GPU, where the host would wait, times outside the path
+    become NaN, and so does the loss."""
     low, high = sorted((model.path.t_data, model.path.t_noise))
     if not isinstance(t, Tensor):
         raise OdesolveError(f"t is {short(t)}: give one time per sample, a tensor (B,)")
@@ -122,11 +121,11 @@ def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = No
             f"t has shape {tuple(t.shape)} for a batch of {len(x)}: give one time per sample"
         )
     t = t.double()
-    if can_look(t):  # what lies between the ends, as nearly all times do, is looked at once
+    if can_look(t):  # times between the ends, as nearly all are, need one check
         first, last = (float(v) for v in torch.aminmax(t))
         if low < first and last < high:
             return t.to(x.device)
-    near = t.clamp(low, high)  # times in float32 lie beyond an end by their rounding
+    near = t.clamp(low, high)  # rounding may move float32 times beyond an end
     inside = (t - near).abs() <= ROUNDING * (high - low)
     if not can_look(inside):
         near = torch.where(inside, near, math.nan)
@@ -136,11 +135,11 @@ def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = No
         )
     elif bool((ends := (near == low) | (near == high)).any()):
         for each in (model,) if teacher is None else (model, teacher):
-            check_told(near[ends], each)
+            check_network_times(near[ends], each)
     return near.to(x.device)
 
 
-def check_told(t: Tensor, model: Model) -> None:
+def check_network_times(t: Tensor, model: Model) -> None:
     """Raise OdesolveError for times (n,) that are infinite as the network gets them, such as the
     logarithm of no noise."""
     check_finite(
@@ -149,9 +148,9 @@ def check_told(t: Tensor, model: Model) -> None:
 
 
 def counted(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """A mask or weights of numbers as factors (B, ...) of what is summed over a sample.
+    """A mask or weights of elements as factors (B, ...) in a sum over a sample.
 
-    Raises OdesolveError for another shape, negative weights and samples of which nothing counts.
+    Raises OdesolveError for another shape, negative weights and samples where nothing counts.
     """
     if mask is None:
         return None
@@ -182,7 +181,7 @@ def counted(mask: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def mask_for(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """A mask or weights of numbers as factors (B, ...), whose mean over a sample is 1. Errors are
+    """A mask or weights of elements as factors (B, ...), whose mean over a sample is 1. Errors are
     those of ``counted``."""
     own = counted(mask, x)
     if own is None:
@@ -191,7 +190,7 @@ def mask_for(mask: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def numbers(mask: Tensor | None, x: Tensor) -> float | Tensor:
-    """How many numbers of a sample count, or what they weigh, (B,)."""
+    """The number of elements of a sample that count, or their total weight, (B,)."""
     if mask is None:
         return x[0].numel()
     return mask.to(x).expand(x.shape).flatten(1).sum(1)

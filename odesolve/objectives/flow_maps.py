@@ -1,5 +1,5 @@
-"""Networks of two times, which carry a state from one to the other at once: trained by MeanFlow or
-as shortcut models."""
+"""Networks of two times that carry a state from one to the other in one step, trained by MeanFlow
+or as shortcut models."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class FlowMap:
 
     Velocities are derivatives by the path's time, with data at t = 0 unless the path is flipped, as
     for ``ode.Model``; r may lie on either side of t, and is nearer to the data in training. At r =
-    t the network is the velocity itself: ``model`` is that ``ode.Model``, which is sampled,
-    profiled and scored as any other, and in large steps by the solver "flow_map".
+    t the network is the velocity itself: ``model`` is that ``ode.Model``. The library samples,
+    profiles and scores it like any other, and the solver "flow_map" takes large steps with it.
 
     Args:
         net: net(x, r, t, **cond) -> u (B, ...); both times are (B,). It takes no condition called
@@ -137,40 +137,40 @@ def _states(path: Path, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class FlowMapTerms(Terms):
-    """``r`` (B,) is where each sample is carried to, ``error`` (B,) its squared error without
-    weight or gradients."""
+    """``r`` (B,) is the time that each sample is carried to, ``error`` (B,) its squared error
+    without weight or gradients."""
 
     r: Tensor = field(repr=False)
     error: Tensor = field(repr=False)
 
 
 class MeanFlow:
-    """MeanFlow: u = v - (t - r) du/dt along the flow, one Jacobian-vector product a loss (Geng et
+    """MeanFlow: u = v - (t - r) du/dt along the flow, one Jacobian-vector product per loss (Geng et
     al. 2025, algorithm 1).
 
-    The tangent of (x, r, t) is (v, 0, 1); the target is detached. The network must know
+    The tangent of (x, r, t) is (v, 0, 1); the target is detached. The network must support
     forward-mode derivatives.
 
     Args:
-        flow_map: what is trained.
-        times: the law of two times, the one nearer to the noise being t; by default the paper's
+        flow_map: the map to train.
+        times: the law of two times, t being the one nearer to the noise; by default the paper's
             log-normal one.
         equal: the share of samples with r = t, which are plain flow matching.
         power, offset: the loss of a sample is S / (S + offset)^power, S the sum of its squares, the
             divisor detached (the paper's section 4.3). Power 0 is the plain loss, the mean of the
             squares.
-        of: what S is, "sum", or "mean": the mean of the squares, under which an offset weighs as
-            much more as there are numbers.
+        of: S is the "sum" of the squares or their "mean"; an offset weighs D times more beside the
+            mean of D numbers.
         teacher: an ``ode.Model`` on the same path whose velocity is averaged, instead of that
             between data and noise.
-        null: conditions of no condition, tensors (B, ...) or (1, ...), or numbers: makes the map a
-            guided one, of one evaluation (the paper's section 4.2). What is averaged is scale v +
-            mix u(c) + (1 - scale - mix) u(null), u the map's own velocity at t; a share ``drop`` of
-            the samples learns without conditions, and v itself.
-        scale, mix: of guidance; the guidance that comes out is scale / (1 - mix), 1 being the
+        null: the conditions for "no condition", tensors (B, ...) or (1, ...), or numbers: makes the
+            map a guided one, of one evaluation (the paper's section 4.2). It averages scale v + mix
+            u(c) + (1 - scale - mix) u(null), u the map's own velocity at t; a share ``drop`` of the
+            samples learns without conditions, and v itself.
+        scale, mix: of guidance; the resulting guidance is scale / (1 - mix), 1 being the
             conditional flow.
 
-    Raises OdesolveError for a share outside of 0 to 1 and a teacher on another path.
+    Raises OdesolveError for a share outside 0 to 1 and a teacher on another path.
     """
 
     @door(
@@ -238,11 +238,11 @@ class MeanFlow:
             r, t: both times (B,) instead of random ones.
             cond: conditions of this batch, as the network takes them.
             generator: of times and noise; by default torch's own.
-            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that
-                broadcasts to x. The loss of a sample is their weighted mean.
+            mask: which elements of the data count: booleans, or weights of at least 0, a tensor
+                that broadcasts to x. The loss of a sample is their weighted mean.
 
-        Raises OdesolveError for shapes that do not go together, one time without the other and
-        times outside of the path."""
+        Raises OdesolveError for shapes that do not match, one time without the other and times
+        outside the path."""
         check_data(x)
         cond, z = cond or {}, normal_for(x, noise, generator)
         r, t = self._times(x, r, t, generator)
@@ -281,7 +281,7 @@ class MeanFlow:
         return draw_times, torch.where(column(kept, x) > 0, guided, v)
 
     def _weighed(self, error: Tensor, numbers: float | Tensor) -> Tensor:
-        """The loss (B,) of errors (B,), means of so many squares."""
+        """The loss (B,) of errors (B,), each a mean of ``numbers`` squares."""
         size = error * numbers if self.of == "sum" else error
         return size / (size.detach() + self.offset) ** self.power
 
@@ -312,22 +312,22 @@ class MeanFlow:
 
 
 class Shortcut:
-    """Shortcut models: flow matching at r = t, and elsewhere one step that is to be two of half its
+    """Shortcut models: flow matching at r = t, elsewhere one step that should equal two of half its
     size (Frans et al. 2025).
 
-    Steps are 1, 1/2, 1/4, ... of the path, down to two of the smallest, 1/``steps``, which is read
-    as r = t. What a step is compared with is the mean of the network's own two half steps, without
-    gradients.
+    Steps are 1, 1/2, 1/4, ... of the path, down to two of the smallest, 1/``steps``, for which the
+    network gets r = t. The target of a step is the mean of the network's own two half steps,
+    without gradients.
 
     Args:
-        flow_map: what is trained.
+        flow_map: the map to train.
         steps: a power of 2, at least 2.
-        share: of samples that learn steps, rather than the velocity.
+        share: the fraction of samples that learn steps rather than the velocity.
         target: the map that takes the half steps, such as one of averaged weights; by default
             ``flow_map`` itself.
         times: the law of the times of flow matching; by default uniform.
 
-    Raises OdesolveError for steps that are no power of 2, a share outside of 0 to 1 and a target on
+    Raises OdesolveError for steps that are no power of 2, a share outside 0 to 1 and a target on
     another path."""
 
     @door("Shortcut", steps=count(2), share=number(0.0, 1.0))
@@ -391,8 +391,8 @@ class Shortcut:
         aim: Tensor,
         cond: Mapping[str, Any],
     ) -> Tensor:
-        """Velocities, and where r is not t the mean velocity of two half steps; all are made where
-        torch.compile counts none."""
+        """Velocities, and where r is not t the mean velocity of two half steps. Under
+        torch.compile, which cannot count them, every sample computes both."""
         if torch.compiler.is_compiling():
             return torch.where(column(r != t, x) > 0, self._halves(x, r, t, cond), aim)
         index = (r != t).nonzero()[:, 0]
@@ -403,8 +403,7 @@ class Shortcut:
         )
 
     def _halves(self, x: Tensor, r: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        """The mean velocity of two half steps; those of the smallest size are asked for with r =
-        t."""
+        """The mean velocity of two half steps; those of the smallest size get r = t."""
         middle = 0.5 * (r + t)
         length = abs(self.flow_map.path.t_noise - self.flow_map.path.t_data)
         small = (t - r).abs() * self.steps < 2 * length * (1 + 1e-9)

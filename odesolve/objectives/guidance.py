@@ -14,7 +14,7 @@ from odesolve.errors import OdesolveError, unknown
 
 
 def _shares(name: str, given: Any) -> None:
-    """The check of one share, or of one for each of some names."""
+    """Check one share, or one share per name."""
     for key, value in given.items() if isinstance(given, Mapping) else [("", given)]:
         real(
             f"{name}[{key!r}]" if key else name,
@@ -32,19 +32,19 @@ def dropped(
     share: float | Mapping[str, float] = 0.1,
     generator: torch.Generator | None = None,
 ) -> dict[str, Any]:
-    """Conditions of a batch, with a random share of its samples given those of no condition (Ho and
-    Salimans 2022, algorithm 1).
+    """Conditions of a batch, where a random share of its samples gets those for "no condition" (Ho
+    and Salimans 2022, algorithm 1).
 
     Args:
         cond: what the network takes, tensors (B, ...) with one row per sample, lists such as
             captions, or dicts of them; ``Matching(model)(x, cond=dropped(...))``.
         null: the same names; tensors (B, ...), (1, ...) or numbers, of the same kind: a whole
             number for labels, "" for captions.
-        share: by one number every condition of a sample goes at once; by a share for each name,
-            {"label": 0.1, "text": 0.2}, each goes by itself, and those without one stay.
+        share: one number drops all conditions of a sample together; a share per name, {"label":
+            0.1, "text": 0.2}, drops each by itself, and conditions without a share stay.
 
-    Raises OdesolveError for names or shapes that do not go together, a null that the condition's
-    dtype cannot hold, and a share outside of 0 to 1.
+    Raises OdesolveError for names or shapes that do not match, a null that the condition's dtype
+    cannot hold, and a share outside 0 to 1.
     """
     if cond.keys() != null.keys() or not cond:
         raise OdesolveError(
@@ -62,8 +62,8 @@ def dropped(
     for name in share:
         if name not in cond:
             raise unknown("share", name, cond)
-    drawn = {name: _draw(batch, s, generator) for name, s in share.items()}
-    return {k: _without(k, v, null[k], drawn[k]) if k in drawn else v for k, v in cond.items()}
+    draws = {name: _draw(batch, s, generator) for name, s in share.items()}
+    return {k: _without(k, v, null[k], draws[k]) if k in draws else v for k, v in cond.items()}
 
 
 def _draw(batch: int, share: float, generator: torch.Generator | None) -> Tensor:
@@ -124,7 +124,7 @@ def _null(name: str, value: Tensor, null: Any) -> Tensor:
 
 
 def _holds(dtype: torch.dtype, given: Tensor) -> bool:
-    """Whether a type can hold numbers: whole ones as they are, others to rounding."""
+    """Whether a dtype can hold numbers: integers exactly, others up to rounding."""
     if given.is_complex() and not dtype.is_complex:
         return False
     other = given.to(dtype)

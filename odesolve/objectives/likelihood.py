@@ -1,4 +1,4 @@
-"""Maximum likelihood: minus the log-density of data under a flow, differentiated through its
+"""Maximum likelihood: minus the log-density of data under a flow, with gradients through its
 solve."""
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class MaximumLikelihood:
     al. 2019, FFJORD).
 
     Args:
-        model: an ``ode.Model``, whose probability flow it is, or a velocity f(t, x) as
+        model: an ``ode.Model``, whose probability flow is the flow, or a velocity f(t, x) as
             ``ode.log_prob`` takes it, with a normal base at t = 1.
-        adjoint: how gradients are found: "backprop", "continuous" or "reversible".
+        adjoint: how gradients are computed: "backprop", "continuous" or "reversible".
         options: of ``ode.log_prob``, such as ``trace``, ``solver``, ``steps``, ``tol``, ``t``,
             ``base``. The probes of estimated traces are new in every batch.
 

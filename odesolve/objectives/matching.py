@@ -1,5 +1,5 @@
-"""Regression on a path: what DDPM, score SDEs, EDM and flow matching train by; any prediction,
-weight, law of times, source."""
+"""Regression on a path, as DDPM, score SDEs, EDM and flow matching train, with any prediction,
+weight, law of times and source."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class Coupling(Protocol):
         noise: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The noise (B, ...) in the order in which it goes with the data (B, ...); conditions stay
+        """The noise (B, ...) in the order that pairs it with the data (B, ...); conditions stay
         with their data.
 
-        Objectives ask within labels, see ``conditioned.coupled``; what takes ``cond`` is given the
-        conditions instead."""
+        Objectives call it within labels, see ``conditions.coupled``; a coupling that takes ``cond``
+        gets the conditions instead."""
         ...
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A loss and what it is made of: ``loss`` the mean over the batch, ``each`` (B,) of every
-    sample, ``t`` (B,) its time.
+    """A loss and its parts: ``loss`` the mean over the batch, ``each`` (B,) of every sample, ``t``
+    (B,) its time.
 
     ``raw`` (B,) is the loss of every sample before the factors of importance and uncertainty, which
     is what ``times.Importance.update`` follows.
@@ -79,23 +79,23 @@ class Matching:
     Args:
         model: an ``ode.Model`` without guidance; its path, prediction, time and input scaling are
             those of the training.
-        weight: of the squared error; by default 1. The name of a prediction weighs it as if that
-            were regressed on; "vlb" is the bound's weight; see ``weights.of_data``. Or a function
-            (path, t).
+        weight: of the squared error; by default 1. The name of a prediction weighs the error as if
+            that were the target; "vlb" is the bound's weight; see ``weights.of_data``. Or a
+            function (path, t).
         times: a law of ``objectives.times``, or its name as in "logit_normal(mean=0.5)"; by default
             the path's, see ``times.default``, and where the mean of the weight is infinite under
             that, away from the end where it is. On a table its times are rounded up to those of the
             table.
         coupling: which noise goes with which data, see ``objectives.couplings``, or its name such
-            as "optimal_transport"; by default as they come. Within labels, where there are
-            conditions: see ``conditioned.coupled``.
+            as "optimal_transport"; by default in the order of the batch. With conditions it works
+            within labels: see ``conditions.coupled``.
         importance: divide by the density of ``times`` relative to the uniform one (of a table: by
-            its probabilities relative to equal ones), so that the law changes the variance alone;
-            of a law on part of the path the loss is that of the part.
+            its probabilities relative to equal ones), so that the law changes only the variance;
+            with a law on part of the path the loss is that of the part.
         uncertainty: u, a function or module of times (B,), such as ``Uncertainty(path)``, whose
-            parameters are trained along: the loss becomes raw exp(-u) + u, whose minimum has e^u
-            the mean raw loss of a time, so that all times weigh the same (Karras et al. 2024, EDM2,
-            appendix B).
+            parameters are trained with the network: the loss becomes raw exp(-u) + u, at whose
+            minimum e^u is the mean raw loss at a time, so that all times weigh the same (Karras et
+            al. 2024, EDM2, appendix B).
 
     Raises OdesolveError for guided models, and for a weight whose mean under the times is infinite.
     """
@@ -145,10 +145,10 @@ class Matching:
             t: times (B,) of the path instead of random ones.
             cond: conditions of this batch, as the network takes them.
             generator: of times and noise; by default torch's own.
-            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that
-                broadcasts to x. The loss of a sample is their weighted mean.
+            mask: which elements of the data count: booleans, or weights of at least 0, a tensor
+                that broadcasts to x. The loss of a sample is their weighted mean.
 
-        Raises OdesolveError for shapes that do not go together and times outside the path.
+        Raises OdesolveError for shapes that do not match and times outside the path.
         """
         given = t is not None
         t, noise, x_t = self.place(x, noise, t, cond, generator)
@@ -166,7 +166,7 @@ class Matching:
         mask: Tensor | None = None,
     ) -> Terms:
         """The loss of the network's own prediction at the states of these data, noise and times.
-        Times that the caller has ``given`` are refused where the loss is infinite."""
+        Raises OdesolveError where the loss is infinite at times that the caller has ``given``."""
         path = self.model.path
         predicts = self.model.predicts
         rows = compared(path, t, self.weight, predicts, self.model.reading.sigma_data)
@@ -195,7 +195,7 @@ class Matching:
         cond,
         generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Times (B,) and noise (B, ...) for data, drawn where they are not given, and the states
+        """Times (B,) and noise (B, ...) for data, random where they are None, and the states
         there."""
         check_data(x)
         noise = normal_for(x, noise, generator)

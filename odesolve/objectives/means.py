@@ -1,5 +1,5 @@
-"""Whether a weighted error has a mean under a law of times: what is infinite there is no loss,
-however often it is drawn."""
+"""Whether a weighted error has a mean under a law of times: with an infinite mean, no number of
+draws estimates a loss."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from odesolve.objectives import times as laws
 from odesolve.objectives.weights import Weight, compared
 from odesolve.paths import Flipped, Path
 
-# Shares of a law's probability next to an end of the path, small and smaller ones; near 1 floats
-# are not as dense as near 0.
+# Falling shares of a law's probability next to an end of the path; floats are less dense near 1
+# than near 0.
 NEAR = {"data": (1e-20, 1e-40), "noise": (2.0**-20, 2.0**-40)}
 
 
@@ -27,8 +27,8 @@ def law_for(
     sigma_data: float,
     importance: bool = False,
 ) -> Any:
-    """The law of an objective: what is given, or by default the path's, kept from an end where the
-    mean would be infinite.
+    """The law of an objective: the user's, or by default the path's, cut off before an end where
+    the mean would be infinite.
 
     Raises OdesolveError for a law without a density where importance divides by it, and for an
     infinite mean."""
@@ -75,7 +75,7 @@ def infinite(
             return []
         return ["noise"]
     if isinstance(law, laws.Importance):
-        # of which it has a part everywhere
+        # a part of which it has everywhere
         law = laws.Uniform()
         importance = False
     if not isinstance(law, laws.Law):
@@ -98,14 +98,14 @@ def _size(
     weight: Weight,
     sigma_data: float,
 ) -> Tensor:
-    """The weighted error of a network that says nothing, of data and noise of unit size."""
+    """The weighted error of a network that returns zero, for data and noise of unit size."""
     rows = compared(path, t, weight, predicts, sigma_data)
     size = rows.c0**2 + rows.c1**2
     return size if rows.factor is None else size * rows.factor
 
 
 def _inside(path: Path, ends: list[str], usual: laws.Law) -> laws.Uniform:
-    """Even times away from these ends, and from where the path's law keeps away."""
+    """Uniform times away from these ends, and from those that the path's law avoids."""
     low, high = laws.shares(path)
     least = usual.low if isinstance(usual, laws.Uniform) else 0.0
     return laws.Uniform(

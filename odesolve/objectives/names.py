@@ -19,11 +19,10 @@ def built(
     instead: str,
     takes: tuple[str, ...],
 ) -> Any:
-    """What is given as an argument: an object that can be called, or its name with options in
-    brackets.
+    """The object for an argument: a callable object, or its name with options in brackets.
 
-    ``instead`` says what else to give, ``takes`` what it is called with. Raises OdesolveError for
-    unknown names and options, and for what cannot be called so.
+    ``instead`` says what else to give, ``takes`` the arguments of its calls. Raises OdesolveError
+    for unknown names and options, and for objects that cannot be called with these.
     """
     if isinstance(given, str):
         return object_named(argument, given, known)
@@ -40,7 +39,7 @@ def built(
 
 
 def object_named(argument: str, text: str, known: Mapping[str, Any], *first: Any) -> Any:
-    """An object by a name of these, called with ``first`` and the options in brackets. Raises
+    """The object of a known name, built from ``first`` and the options in brackets. Raises
     OdesolveError."""
     name, options = parts(text)
     kinds = {folded(key): kind for key, kind in known.items()}

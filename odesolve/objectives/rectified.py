@@ -1,5 +1,5 @@
 """Rectified flow: pairs of noise and data from a model, how straight its trajectories are, and
-training on pairs again.
+retraining on the pairs.
 
 The first round is ``Matching`` on ``paths.Linear()``; later ones are
 ``Matching(new)(data, noise=noise)`` on pairs of the last."""
@@ -35,8 +35,8 @@ def pairs(
     grid: GridLike | None = None,
     **options: Any,
 ) -> Tensor:
-    """Data (B, ...) that a deterministic solver makes of noise (B, ...), to train on with it (Liu
-    et al. 2023, algorithm 1).
+    """Data (B, ...) that a deterministic solver makes from noise (B, ...), to train on as pairs
+    (Liu et al. 2023, algorithm 1).
 
     Arguments are those of ``ode.sample``. The noise may be samples of another source, on
     ``paths.Linear()``.
@@ -100,9 +100,9 @@ def straightness(
 ) -> Straightness:
     """The straightness of a model by simulation from noise (B, ...) (Liu et al. 2023, section 2.2).
 
-    Squares are sums over the numbers of a sample. Gauss-Legendre nodes in the path's time make the
-    integral, ``steps`` of them, and the solver goes from each to the next, so that no velocity is
-    asked for at the ends but by the solver.
+    Squares are sums over the numbers of a sample. The integral uses ``steps`` Gauss-Legendre nodes
+    in the path's time, and the solver goes from each to the next, so that only the solver needs
+    velocities at the ends.
 
     Raises OdesolveError for stochastic solvers, and as ``ode.sample``.
     """
@@ -115,7 +115,7 @@ def straightness(
     first = None
     mean = 0.0
     square = 0.0
-    # up to the last node: the data end is left
+    # up to the last node: the data end is left out
     for weight, step in zip(weights, walk, strict=False):
         with torch.no_grad():
             v = way * model.velocity(step.x, step.t)
@@ -149,9 +149,9 @@ class Balance:
     3.3).
 
     ``straightness`` S; ``variance`` V, the loss of the model on its pairs; ``before`` and
-    ``after``, what the coupling moved and what the model's does. ``gap``, with its standard error
-    ``stderr``, is left minus right: 0 but for the samples' error if the velocity is the exact one
-    of the pairs. Of another one it need not be."""
+    ``after``, the cost of the coupling and that of the model's. ``gap``, with its standard error
+    ``stderr``, is left minus right: 0 up to the samples' error if the velocity is the exact one of
+    the pairs, otherwise possibly not."""
 
     gap: float
     stderr: float
@@ -234,8 +234,7 @@ def reflow(
     grid: GridLike | None = None,
     **options: Any,
 ) -> list[ReflowRound]:
-    """Models trained on the pairs of the one before, again and again (Liu et al. 2023, algorithm
-    1).
+    """Models, each trained on the pairs of the one before (Liu et al. 2023, algorithm 1).
 
     Args:
         model: the first, on ``paths.Linear()`` or its flip.
@@ -243,7 +242,7 @@ def reflow(
             ``Matching(new)(data, noise=noise)`` on parts of the pairs.
         noise: what pairs start from, (B, ...), or a function of the round (0, 1, ...) that gives
             it.
-        rounds: how many.
+        rounds: how many models to train.
         solver, steps, grid, options: of the pairs, as for ``pairs``.
 
     Raises OdesolveError for other paths, and as ``pairs``.

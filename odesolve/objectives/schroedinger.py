@@ -1,10 +1,10 @@
-"""Schroedinger bridges: of all processes between two laws the one nearest to a Brownian motion, by
-two alternating loops.
+"""Schroedinger bridges: among all processes between two laws the one nearest to a Brownian motion,
+by two alternating loops.
 
-Both loops draw samples, have the user's ``fit`` learn a process towards the other end from them,
-and go on with what it draws: ``imf`` keeps pairs and fits the drift of their bridges, ``ipf`` keeps
-whole paths and fits their reversal. Times and directions are those of ``objectives.bridges``: data
-at u = 0, source at u = 1."""
+Both loops draw samples, let the user's ``fit`` learn a process towards the other end from them, and
+go on with its samples: ``imf`` keeps pairs and fits the drift of their bridges, ``ipf`` keeps whole
+paths and fits their reversal. Times and directions are those of ``objectives.bridges``: data at u =
+0, source at u = 1."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Carry = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class BridgeRound:
-    """One fit: the end it goes ``towards``, what it learned, and the states (K, B, ...) that this
-    drew, in their order."""
+    """One fit: the end it goes ``towards``, the process that it learned, and the states (K, B, ...)
+    of that process, in their order."""
 
     towards: str
     carry: Carry = field(repr=False)
@@ -54,16 +54,16 @@ def imf(
     rounds: int,
     towards: str = "data",
 ) -> Iterator[BridgeRound]:
-    """Iterative Markovian fitting (Shi et al. 2023, DSBM; Peluchetti 2023): bridges of the current
-    pairs, made Markov, again.
+    """Iterative Markovian fitting (Shi et al. 2023, DSBM; Peluchetti 2023): the bridges of the
+    current pairs, projected to a Markov process, repeatedly.
 
     Args:
         fit: (x, source, towards) -> carry: trains the drift of the pairs' bridges towards that end,
-            as ``BridgeMatching(..., towards=towards)`` does, and returns what takes samples of the
-            other end there, such as ``carried(model, ...)``.
+            as ``BridgeMatching(..., towards=towards)`` does, and returns a function that takes
+            samples of the other end there, such as ``carried(model, ...)``.
         x, source: pairs (B, ...) to begin with, independent or from a coupling; each round starts
             from one of these sets anew.
-        rounds: fits, which go to both ends in turn; two are one iteration of the papers.
+        rounds: number of fits, which go to both ends in turn; two are one iteration of the papers.
         towards: the end that the first fit goes to.
 
     Every round keeps both marginals; the pairs approach those of the Schroedinger bridge.
@@ -96,13 +96,14 @@ def ipf(
     the other end, reverse again.
 
     Args:
-        fit: (states, towards) -> carry: trains a process towards that end on states (K, B, ...),
-            which were drawn in the other direction and lie in the order they were drawn in; carry
-            takes samples (B, ...) of one end to such states.
+        fit: (states, towards) -> carry: trains a process towards that end on states (K, B, ...) of
+            the process in the other direction, in the order of its steps; carry takes samples (B,
+            ...) of one end to such states.
         reference: the carry to begin with, from the data to the source's end: a Brownian motion,
             without regard to the source.
         x, source: samples (B, ...) of data and (M, ...) of source.
-        rounds: fits: to the data first, then in turn; two are one iteration of the papers.
+        rounds: number of fits, to the data first, then in turn; two are one iteration of the
+            papers.
 
     With K = 2 and ``fit`` the likelihood of one end given the other, it is the alternating (EM)
     form for two conditional laws, argmin KL(q(y | x) p_data || p(x | y) p_source) over p and q in
@@ -140,8 +141,8 @@ def carried(
     solver: str = "euler_maruyama",
     seed: int | None = None,
 ) -> Carry:
-    """What takes samples (B, ...) to the end ``towards`` by the SDE of a drift and diffusion sigma;
-    see ``bridges.sde``.
+    """A function that takes samples (B, ...) to the end ``towards`` by the SDE of a drift and
+    diffusion sigma; see ``bridges.sde``.
 
     ``seed`` decides the noise of every call. Raises Diverged where a solve does not arrive.
     """
@@ -206,7 +207,7 @@ def entropic_covariance(cov: Tensor, source_cov: Tensor, sigma: float) -> Tensor
     covariances (D, D).
 
     (A^1/2 (4 A^1/2 B A^1/2 + sigma^4)^1/2 A^-1/2 - sigma^2) / 2 (Janati et al. 2020; Bunne et al.
-    2023); of one number (sqrt(4 a b + sigma^4) - sigma^2) / 2. Raises OdesolveError for a
+    2023); in one dimension (sqrt(4 a b + sigma^4) - sigma^2) / 2. Raises OdesolveError for a
     covariance of the data that is not positive definite."""
     a, vectors = torch.linalg.eigh(cov.double())
     if not bool((a > 0).all()):
@@ -224,8 +225,7 @@ def entropic_covariance(cov: Tensor, source_cov: Tensor, sigma: float) -> Tensor
 
 @fits
 class GaussianBridge:
-    """The mixture of Brownian bridges between two Gaussians that go together with a covariance, in
-    closed form.
+    """The mixture of Brownian bridges between two jointly Gaussian ends, in closed form.
 
     Args:
         mean, cov: of the data, (D,) and (D, D).

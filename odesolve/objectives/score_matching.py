@@ -1,5 +1,5 @@
 """Score matching: against a known score, without any target, by random projections, and by
-denoising at one level; scores of energies, and NCSN's loss of many levels.
+denoising at one level; scores of energies, and NCSN's loss over many levels.
 
 Losses are the published ones, half of a squared norm summed over the numbers of a sample: they
 differ by constants alone, so that their gradients agree in expectation. ``Matching`` has the mean
@@ -44,10 +44,10 @@ Score = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class States:
-    """Where a score is looked at: its field, the states (B, ...), their times (B,); of noised data
-    noise and deviation.
+    """Where a loss evaluates a score: its field, the states (B, ...), their times (B,); for noised
+    data the noise and its standard deviation.
 
-    ``counts`` (B, ...) is what each number of the loss weighs, None for 1.
+    ``counts`` (B, ...) is the weight of each number of the loss, None for 1.
     """
 
     field: Callable[[Tensor], Tensor]
@@ -58,14 +58,14 @@ class States:
     counts: Tensor | None = None
 
     def weighed(self, x: Tensor) -> Tensor:
-        """The field at x times what its numbers weigh, whose divergence is theirs."""
+        """The field at x times the weights of its numbers, whose divergence is the weighted one."""
         if self.counts is None:
             return self.field(x)
         return self.counts * self.field(x)
 
     def half_square(self, v: Tensor, within: bool = False) -> Tensor:
-        """Half of the weighted sum of squares (B,); of numbers that the weights are ``within``
-        already, as of ``weighed``."""
+        """Half of the weighted sum of squares (B,); ``within``: the numbers contain the weights
+        already, as those of ``weighed`` do."""
         if self.counts is not None and within:
             return 0.5 * sum_over(v * (v / torch.where(self.counts > 0, self.counts, 1.0)))
         return 0.5 * sum_over(v.square(), self.counts)
@@ -77,8 +77,8 @@ class ScoreMatching(ABC):
 
     Args:
         score: s(x) of states (B, ...), or an ``ode.Model`` without guidance, of any prediction.
-        weight: of a model's loss at a time, as the squared error of its score would be weighed, see
-            ``Matching``.
+        weight: of a model's loss at a time, as ``Matching`` would weigh the squared error of its
+            score.
         times: of a model: a law of ``objectives.times``, by default the path's for scores.
     """
 
@@ -131,12 +131,12 @@ class ScoreMatching(ABC):
             t: of a model: one time, or (B,), instead of random ones.
             cond: of a model: conditions of this batch.
             generator: of times, noise and projections; by default torch's own.
-            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that
-                broadcasts to x. The loss of a sample is their weighted sum: Hyvärinen's theorem
-                holds for each number by itself.
+            mask: which elements of the data count: booleans, or weights of at least 0, a tensor
+                that broadcasts to x. The loss of a sample is their weighted sum: Hyvärinen's
+                theorem holds for each number by itself.
 
-        Raises OdesolveError for shapes that do not go together, times outside the path, and
-        arguments that are a model's."""
+        Raises OdesolveError for shapes that do not match, times outside the path, and arguments
+        that only a model takes."""
         check_data(x)
         at = replace(self._at(x, noise, t, cond or {}, generator), counts=counted(mask, x))
         each = self._each(at, generator)
@@ -209,8 +209,8 @@ class ScoreMatching(ABC):
 class ExplicitScoreMatching(ScoreMatching):
     """|s - grad log p|^2 / 2 for a known score: half the Fisher divergence (Hyvärinen 2005, eq. 2).
 
-    ``exact`` is of the kind of ``score``: a function of x, or with a model another model, or a
-    function of x and times (B,)."""
+    ``exact`` is a function of x, as ``score`` is; with a model it is another model, or a function
+    of x and times (B,)."""
 
     @door("ExplicitScoreMatching")
     def __init__(self, score: Model | Score, exact: Model | Score, **options: Any):
@@ -233,8 +233,8 @@ class ImplicitScoreMatching(ScoreMatching):
     """|s|^2 / 2 + div s, the explicit loss less half the Fisher information: no target is needed
     (Hyvärinen 2005, theorem 1).
 
-    ``trace`` is an estimator of ``odesolve.trace``; by default the exact one, D Jacobian products a
-    sample."""
+    ``trace`` is an estimator of ``odesolve.trace``; by default the exact one, D Jacobian products
+    per sample."""
 
     @door("ImplicitScoreMatching", trace=one_of("Estimator"))
     def __init__(
@@ -257,10 +257,10 @@ class SlicedScoreMatching(ScoreMatching):
     (Song, Garg et al. 2019).
 
     Args:
-        projections: how many a sample.
+        projections: how many per sample.
         law: "rademacher" or "gaussian".
-        reduced: |s|^2 / 2 instead of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less
-            variance for nothing.
+        reduced: |s|^2 / 2 instead of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less variance
+            at no cost.
     """
 
     @door("SlicedScoreMatching", projections=count(), law=text("rademacher"))
@@ -291,11 +291,11 @@ class SlicedScoreMatching(ScoreMatching):
 
 
 class DenoisingScoreMatching(ScoreMatching):
-    """|s(x~) + noise / sigma|^2 / 2 at noised data: the explicit loss of their score and a constant
-    (Vincent 2011, eq. 9).
+    """|s(x~) + noise / sigma|^2 / 2 at noised data: the explicit loss of their score plus a
+    constant (Vincent 2011, eq. 9).
 
-    With a function s it is at x~ = x + ``sigma`` noise; a model has its own levels, and is D / 2
-    times ``Matching(model, weight="score")``.
+    With a function s, x~ = x + ``sigma`` noise. A model has its own levels; its loss is D / 2 times
+    that of ``Matching(model, weight="score")``.
     """
 
     noised: ClassVar[bool] = True
@@ -374,7 +374,7 @@ class Energy(nn.Module):
 
 @fits
 def energy(of: Callable[..., Tensor]) -> Energy:
-    """The score -grad E of a density exp(-E) / Z, as a module that trains; Z is never needed.
+    """The score -grad E of a density exp(-E) / Z, as a trainable module; Z is never needed.
 
     E(x, ...) gives (B,) for x (B, ...); other arguments are passed on:
     ``ode.Model(energy(E), path, "score")`` for E(x, t).
@@ -388,7 +388,7 @@ def energy(of: Callable[..., Tensor]) -> Energy:
 @meant()
 @dataclass(frozen=True)
 class Levels(laws.Law):
-    """Finitely many noise to signal ratios, each as likely."""
+    """Finitely many noise to signal ratios, all equally likely."""
 
     discrete: ClassVar[bool] = True
     ratios: tuple[float, ...] = ()
@@ -429,6 +429,6 @@ def ncsn(model: Model, levels: Levels) -> Matching:
     """NCSN's loss: the mean over levels of sigma^2 times denoising score matching (Song and Ermon
     2019, eqs. 5 and 6).
 
-    It is ``Matching``, 2 / D times theirs: of N(m, s^2) the floor of a level is s^2 / (s^2 +
-    sigma^2)."""
+    It is ``Matching``, 2 / D times theirs: for data N(m, s^2) the smallest loss at a level is s^2 /
+    (s^2 + sigma^2)."""
     return Matching(model, weight="noise", times=levels)

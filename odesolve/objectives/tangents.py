@@ -1,5 +1,5 @@
-"""Derivatives along the flow inside of a loss: forward differentiation, and which layers cannot be
-asked so."""
+"""Derivatives along the flow inside a loss: forward differentiation, and the layers that do not
+support it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from odesolve.errors import OdesolveError
 from odesolve.functions.forward import pushed
 
 CHECKPOINTS = "train without torch.utils.checkpoint"
-# What torch says of layers without a forward derivative, and what to type.
+# What torch says about layers without a forward derivative, and what to type.
 FAILS = {
     r"forward AD with \w*attention": (
         "its attention runs on a backend without one: call the loss within "
@@ -36,8 +36,8 @@ FAILS = {
         "GroupNorm or LayerNorm, put BatchNorm "
         "in eval mode, or call torch.func.replace_all_batch_norm_modules_(net)"
     ),
-    r"checkpointed layers": "it is checkpointed, and the way back would not find what was saved: "
-    f"{CHECKPOINTS}",
+    r"checkpointed layers": "it is checkpointed, and the backward pass would miss its saved "
+    f"tensors: {CHECKPOINTS}",
 }
 
 
@@ -68,8 +68,8 @@ def along(
 
 
 def _watched() -> contextlib.AbstractContextManager[None]:
-    """Checkpoints without reentry hook what is saved, and fail on the way back alone: told here
-    instead."""
+    """Raise early for checkpoints without reentry, which hook the saved tensors and would fail only
+    in the backward pass."""
     if not torch.is_grad_enabled():
         return contextlib.nullcontext()
     return torch.autograd.graph.disable_saved_tensors_hooks("checkpointed layers")

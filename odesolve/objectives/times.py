@@ -26,15 +26,15 @@ from odesolve.paths import Path
 
 BINS = 64
 HISTORY = 10
-# what is drawn at an end of a law may lie beyond it by its rounding, and has a density there
+# rounding may move a time beyond the end of a law, where it still has a density
 EDGE = 1e-9
 _DOOR = Door("this", "is no state of a law of times", "give what importance.state_dict() returned")
 
 
 @dataclass(frozen=True)
 class Law(ABC):
-    """A law of times; ``stratified`` numbers of a batch lie one in each n-th of [0, 1] (Kingma et
-    al. 2021, appendix I.1)."""
+    """A law of times; ``stratified``: one number of the batch falls into each n-th of [0, 1]
+    (Kingma et al. 2021, appendix I.1)."""
 
     stratified: bool = field(default=False, kw_only=True)
 
@@ -82,7 +82,7 @@ def _length(path: Path) -> float:
 @meant(low=number(0.0, 1.0), high=number(0.0, 1.0))
 @dataclass(frozen=True)
 class Uniform(Law):
-    """Uniform between the shares ``low`` and ``high`` of the way from data to noise."""
+    """Uniform between the fractions ``low`` and ``high`` of the way from data to noise."""
 
     low: float = 0.0
     high: float = 1.0
@@ -215,7 +215,7 @@ class LogUniform(Law):
 @meant()
 @dataclass(frozen=True)
 class Table(Law):
-    """The training times i / N of a path with a table, each as likely."""
+    """The training times i / N of a path with a table, all equally likely."""
 
     discrete: ClassVar[bool] = True
 
@@ -242,8 +242,8 @@ class _Remembered(Struct, forbid_unknown_fields=True):
 
 
 class Importance:
-    """Times as likely as their loss is large: by the root mean square of the latest losses in equal
-    bins of u.
+    """Times with probability in proportion to their loss: the root mean square of the latest losses
+    in equal bins of u.
 
     Nichol and Dhariwal 2021, section 3.3, with bins instead of a table. Call ``update`` with
     the times and raw losses of a batch: ``law.update(terms.t, terms.raw, path)``, as ``terms.each``
@@ -271,17 +271,18 @@ class Importance:
             self.seen[place] += 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it remembers, for a checkpoint."""
+        """The losses that it remembers, for a checkpoint."""
         return {"losses": self.losses.clone(), "seen": self.seen.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Remember what another one did. Raises OdesolveError for one of other bins or history."""
+        """Take over what another law remembered. Raises OdesolveError where its bins or history
+        differ."""
         saved = shaped(state, _Remembered, _DOOR)
         if saved.losses.shape != self.losses.shape:
-            held = tuple(saved.losses.shape)
+            theirs = tuple(saved.losses.shape)
             mine = tuple(self.losses.shape)
             raise OdesolveError(
-                f"the state is of (bins, history) = {held}, this law of {mine}: make it as it was"
+                f"the state is of (bins, history) = {theirs}, this law of {mine}: make it as it was"
             )
         for name, mine in (("losses", self.losses), ("seen", self.seen)):
             given = getattr(saved, name)
@@ -325,7 +326,8 @@ class Importance:
         return p.cumsum(0)[whole] - p[whole] * (whole + 1 - u)
 
     def _place(self, t: Tensor, path: Path) -> Tensor:
-        """Bins of times; a time of a table stands for the numbers up to it from the one before."""
+        """Bins of times; a time of a table stands for the numbers between the time before and
+        itself."""
         u = _number(t, path)
         u = u if path.training_steps is None else u - 0.5 / path.training_steps
         return (u * len(self.losses)).long().clamp(0, len(self.losses) - 1)
@@ -362,8 +364,8 @@ def _index(t: Tensor, path: Path) -> Tensor:
 
 @fits
 def named(times: Any, default: Law) -> Any:
-    """The law that an objective goes by: what it was given, by name such as "logit_normal(mean=1)"
-    too, or the default."""
+    """An objective's law: the user's, also by a name such as "logit_normal(mean=1)", or the
+    default."""
     if times is None:
         return default
     return built(
@@ -385,8 +387,8 @@ NAMED: dict[str, type] = {
 
 @fits
 def shares(path: Path) -> tuple[float, float]:
-    """Numbers between which the log-SNR of a path is held: of its ``t_min`` and ``t_clip``, without
-    one as near to the noise."""
+    """The numbers u between which the log-SNR of a path is cut off: those of its ``t_min`` and
+    ``t_clip``; without a ``t_clip``, one as near to the noise."""
     low = float(_number(torch.tensor(path.t_min, dtype=torch.float64), path))
     high = (
         1 - low
@@ -397,7 +399,7 @@ def shares(path: Path) -> tuple[float, float]:
 
 
 def default(path: Path, predicts: str) -> Law:
-    """The law that a path's networks are trained by: its table; EDM's log-normal for "edm"; else
+    """The law that a path's networks train with: its table; EDM's log-normal for "edm"; otherwise
     uniform, from where the target is finite."""
     if path.training_steps is not None:
         return Table()

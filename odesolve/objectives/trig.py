@@ -32,26 +32,26 @@ from odesolve.paths import Trig
 
 
 class TrigConsistency:
-    """sCM: f(x, t) = cos(a) x - sin(a) F(x, t), a = pi t / 2, is to be one along the flow (Lu and
-    Song 2025, section 4).
+    """sCM: f(x, t) = cos(a) x - sin(a) F(x, t), a = pi t / 2, should be constant along the flow (Lu
+    and Song 2025, section 4).
 
-    F is the model's own v prediction, so f is its data prediction: a diffusion model is what
-    training can begin from, and ``ode.sample(model, noise, "consistency", steps)`` is what samples
-    it. Data are to have deviation 1. With F' that of detached weights, v = dx/da and g = -cos(a)^2
-    (F' - v) - share cos(a) sin(a) (x + dF'/da), the loss is the mean of (F - F' - g / (|g| /
-    sqrt(D) + offset))^2, whose value is not to be watched. Networks must know forward-mode
+    F is the model's own v prediction, so f is its data prediction: training can begin from a
+    diffusion model, and ``ode.sample(model, noise, "consistency", steps)`` samples it. Data need
+    standard deviation 1. With F' from detached weights, v = dx/da and g = -cos(a)^2 (F' - v) -
+    share cos(a) sin(a) (x + dF'/da), the loss is the mean of (F - F' - g / (|g| / sqrt(D) +
+    offset))^2, whose value says nothing about progress. Networks must support forward-mode
     derivatives.
 
     Args:
         model: an ``ode.Model`` on ``paths.Trig()`` that predicts "v", without guidance.
-        teacher: an ``ode.Model`` on the same path, whose v is followed; by default from data.
+        teacher: an ``ode.Model`` on the same path, whose v f follows; by default v comes from data.
         times: a law of ``objectives.times``; by default tan(a) is log-normal of -1 and 1.4, the
             paper's.
         offset: c of the normalisation, .1 in the paper.
-        share: r, of the second half of g, which is what makes training unstable; also given with a
-            batch.
-        warmup: steps over which the share is raised from 0 in a straight line, 10000 in the paper;
-            0 for none. The step is what ``training.fit`` tells.
+        share: r, the factor of the second half of g, which makes training unstable; a call may pass
+            its own.
+        warmup: steps over which the share rises linearly from 0, 10000 in the paper; 0 for none.
+            ``training.fit`` passes the step.
         uncertainty: as for ``Matching``.
 
     Raises OdesolveError for other paths and predictions, and guided models.
@@ -109,8 +109,8 @@ class TrigConsistency:
 
         Args:
             share: r of this batch.
-            step: how many of the training have been done, where there is a warm-up.
-            noise, t, cond, generator, mask: as for ``Matching``; g is normalised by the numbers
+            step: the number of training steps so far, where there is a warm-up.
+            noise, t, cond, generator, mask: as for ``Matching``; the norm of g is over the elements
                 that count.
 
         Raises OdesolveError for a warm-up without a step, and as ``Matching``.

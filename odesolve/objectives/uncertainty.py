@@ -1,5 +1,4 @@
-"""Uncertainty that is learned along: how large a loss is at each time, so that none outweighs the
-others."""
+"""A learned uncertainty: how large a loss is at each time, so that no time outweighs the others."""
 
 from __future__ import annotations
 
@@ -20,12 +19,13 @@ class Uncertainty(nn.Module):
     """u(t), a linear layer over random Fourier features of the log-SNR, 0 before it is trained
     (Karras et al. 2024, EDM2).
 
-    Give its parameters to the optimiser beside those of the network; sampling does not need them.
+    Give its parameters to the optimiser along with those of the network; sampling does not need
+    them.
 
     Args:
         path: of the model.
         features: how many cosines.
-        seed: of their frequencies and phases, which are kept in the state.
+        seed: of their frequencies and phases, which the module's state holds.
     """
 
     frequencies: Tensor

@@ -1,8 +1,8 @@
-"""Weights of squared errors. All regressions of this field measure one error, that of the data,
-each with its own factor.
+"""Weights of squared errors. All regressions of the field measure one error, that of the data, each
+with its own factor.
 
-With e0 = |x0 - x0'|^2 the error of a prediction F = kx x + kF x0 is kF^2 e0; a weighting is known
-by its factor w(t) of e0."""
+With e0 = |x0 - x0'|^2 the error of a prediction F = kx x + kF x0 is kF^2 e0; the factor w(t) of e0
+identifies a weighting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Weight = str | Callable[[Path, Tensor], Tensor] | None
 # the plain error of the noise; "truncated SNR" and it (Salimans and Ho 2022)
 NAMED = ("snr", "max_snr", "snr_plus_1")
 MIN_SNR = re.compile(r"min_snr\((\d+\.?\d*|\.\d+)\)")
-# What weights are called elsewhere; None is the network's own error as it is.
+# Other names of weights; None is the network's own error, without a factor.
 ELSEWHERE = {
     "simple": "noise",
     "elbo": "vlb",
@@ -33,8 +33,7 @@ ELSEWHERE = {
 
 
 def weighed(weight: Weight) -> Weight:
-    """A weight as an objective is given it, by our name of it, checked before any batch. Raises
-    OdesolveError."""
+    """An objective's weight under our own name, checked before any batch. Raises OdesolveError."""
     if not isinstance(weight, str):
         return function(weight, "(path, t) -> (B,), or a name such as 'min_snr(5)'")
     name = ELSEWHERE.get(weight.lower().replace("-", "_"), weight.lower().replace("-", "_"))
@@ -49,8 +48,8 @@ def weighed(weight: Weight) -> Weight:
 
 
 def function(weight: Any, form: str) -> Any:
-    """A weight that is a function or None. Raises OdesolveError for anything else, with the form
-    that it has."""
+    """A weight that is a function or None. Raises OdesolveError for anything else, and names the
+    ``form`` to give."""
     if weight is not None and not callable(weight):
         raise OdesolveError(f"weight is {weight!r}: give a function {form}")
     if "path" in form:
@@ -60,13 +59,12 @@ def function(weight: Any, form: str) -> Any:
 
 
 def factor(path: Path, t: Tensor, predicts: str, sigma_data: float) -> Tensor:
-    """kF^2 at times (n,), float64: what the squared error of a prediction is to that of the
-    data."""
+    """kF^2 at times (n,), float64: the squared error of a prediction over that of the data."""
     return weighted(path, t, predicts, "data", sigma_data)
 
 
 def of_data(path: Path, t: Tensor, weight: str, sigma_data: float) -> Tensor:
-    """w(t) of e0, (n,) float64, of a weighting's name: a prediction, whose plain error it is, "vlb"
+    """w(t) of e0, (n,) float64, for a weighting's name: a prediction, for its plain error, "vlb"
     (minus half the slope of the SNR: the continuous bound in nats), "snr", "max_snr", "snr_plus_1",
     "min_snr(5)" (Hang et al. 2023). Raises OdesolveError."""
     return weighted(path, t, weight, "data", sigma_data)
@@ -80,7 +78,7 @@ def weights(
     sigma_data: float,
 ) -> Tensor | None:
     """The factor (n,) of a network's own squared error at times (n,), None for 1; a function (path,
-    t) gives it itself."""
+    t) returns the factor itself."""
     if weight is None or weight == predicts:
         return None
     if callable(weight):
@@ -96,8 +94,8 @@ def weights(
 
 
 class Powers(NamedTuple):
-    """A function alpha^a sigma^s rest of the time, with a rest that is finite and not 0: so
-    quotients have their limits.
+    """A function of time alpha^a sigma^s rest, with a rest that is finite and not 0, so that
+    quotients have limits.
 
     Each is one number, or one per time.
     """
@@ -116,7 +114,7 @@ def weighted(
     ends: Tensor | None = None,
 ) -> Tensor:
     """The factor (n,) float64 of a prediction's squared error, by a weight's name; at both ends of
-    the path its limit, which may be infinite. Where ``ends`` says so the error is that of sigma
+    the path its limit, which may be infinite. Where ``ends`` is true, the error is that of sigma
     times the prediction."""
     t = t.double()
     a = signal(path, t)
@@ -177,8 +175,8 @@ def _moving(
     s: Tensor,
     bound: bool,
 ) -> Powers:
-    """Of velocity and the bound's weight (alpha / sigma times the velocity's root), by alpha sigma'
-    - sigma alpha'.
+    """Powers of the velocity and the bound's weight (alpha / sigma times the velocity's root), by
+    alpha sigma' - sigma alpha'.
 
     Where sigma' is infinite that is alpha g^2 / (2 sigma).
     """
@@ -193,11 +191,11 @@ def _moving(
 
 
 class Rows(NamedTuple):
-    """What a prediction is compared with: the error of ``scale`` F - (c0 x0 + c1 noise), times
+    """The comparison for a prediction: the error of ``scale`` F - (c0 x0 + c1 noise), times
     ``factor`` (None for 1).
 
-    ``scale`` is None for 1; it is 0 at times where F itself is infinite, and its weighted error
-    need not be."""
+    ``scale`` is None for 1; it is 0 at times where F itself is infinite although its weighted error
+    is finite."""
 
     c0: Tensor
     c1: Tensor
@@ -206,7 +204,7 @@ class Rows(NamedTuple):
 
     @property
     def finite(self) -> Tensor:
-        """Whether it is, of every time."""
+        """Whether the comparison is finite, per time."""
         flags = self.c0.isfinite() & self.c1.isfinite()
         if self.factor is None:
             return flags

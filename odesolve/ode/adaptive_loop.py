@@ -1,5 +1,5 @@
-"""The loop of an adaptive solve: attempts, a look at who is done every few of them, and samples
-that leave."""
+"""The loop of an adaptive solve: attempts, a check every few of them for samples that are done, and
+the removal of these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from odesolve.errors import OdesolveError
 from odesolve.kernels.control import MAX_CALLS, NFE, ROWS, RUNNING, STATUS, T
 from odesolve.ode.batch import Batch, NormBlocks
 
-LEAVE = 0.75  # the batch is made smaller once no more than this share of it is running
+LEAVE = 0.75  # the batch shrinks once no more than this share of it is running
 
 
 class Attempts(Protocol):
@@ -24,11 +24,11 @@ class Attempts(Protocol):
 
     @property
     def last(self) -> Any:
-        """What the last attempt left."""
+        """The last attempt's result."""
 
     def attempt(self, batch: Batch) -> None:
         """Make a step of every running sample from its current state, with its error in
-        ``batch.norm`` (not finite: the step failed, and is tried again with the smallest
+        ``batch.norm`` (not finite: the step failed, and the loop tries again with the smallest
         factor)."""
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
@@ -36,17 +36,17 @@ class Attempts(Protocol):
         ...
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
+        """Keep only these of the running samples."""
 
 
 class Method(Attempts, Protocol):
     """How one attempt is made. ``runge_kutta.RungeKutta`` is the model.
 
-    ``order`` is that of the local error, ``evaluations`` what every attempt costs (a method whose
+    ``order`` is that of the local error, ``evaluations`` the cost of every attempt (a method whose
     cost varies says 0 and adds to the NFE row of ``batch.state`` itself), ``blocks`` its weights
-    and stage times; ``takes_slopes`` says that its drift is dy/dt. What an attempt leaves, as
-    ``interpolant`` takes it, has the states ``y`` before and ``y1`` after it, and is not written to
-    before the host has looked at it."""
+    and stage times; ``takes_slopes`` says that its drift is dy/dt. An attempt's result, as
+    ``interpolant`` takes it, has the states ``y`` before and ``y1`` after it; the method does not
+    overwrite it before the host has read it."""
 
     order: float
     evaluations: int
@@ -61,16 +61,16 @@ class Method(Attempts, Protocol):
 
     def interpolant(self, attempt: Any, state: Tensor, index: Tensor, batch: Batch) -> Tensor:
         """Coefficients (p + 1, n, ...) of y(t0 + theta h) for these samples of an accepted attempt;
-        ``state`` is the control state after it. Evaluations that this costs are added to the NFE
-        row of ``batch.state``."""
+        ``state`` is the control state after it. Its evaluations of f are added to the NFE row of
+        ``batch.state``."""
         ...
 
 
 class Judged(Protocol):
-    """Who is running, to one attempt: samples on a device (``Batch``), or one system on the host
-    (``single.Single``).
+    """The running samples on a device (``Batch``), or one system on the host (``single.Single``),
+    as one attempt sees them.
 
-    ``whole`` says that nobody has ended and left, ``state`` is what a watcher is told."""
+    ``whole`` says that no sample has left, ``state`` is the control state that a watcher gets."""
 
     @property
     def whole(self) -> bool: ...
@@ -83,21 +83,21 @@ class Judged(Protocol):
 
 
 class Watcher(Protocol):
-    """Who looks at every attempt: outputs, dense output, events."""
+    """An observer of every attempt: outputs, dense output, events."""
 
     def note(self, attempt: Any, state: Tensor) -> None:
         """Remember an attempt and the control state after it."""
 
     def look(self, method: Any, batch: Batch) -> None:
-        """Evaluate what was remembered; may end samples."""
+        """Evaluate the attempts since the last look; may end samples."""
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
+        """Keep only these of the running samples."""
 
 
 class Results:
-    """What samples leave behind: their last state and their control state, given, or like the first
-    state and to be collected."""
+    """The results of samples: their last state and their control state. Both come from the caller,
+    or start like the first state and are collected."""
 
     def __init__(self, y: Tensor, state: Tensor | None = None):
         self.y = torch.empty_like(y) if state is None else y
@@ -122,10 +122,10 @@ def integrate(
 ) -> Results:
     """Run until every sample has ended. ``batch.begin`` and ``method.start`` have been called.
 
-    The device is asked for the number of samples that have ended once in ``sync`` attempts; nothing
-    else waits for it. ``tick`` gets the times of all samples at each such look, where samples end
-    whose next attempt would take them beyond ``max_calls`` evaluations. Raises OdesolveError if f
-    fails once the batch is smaller than it was."""
+    The host reads the number of ended samples from the device once in ``sync`` attempts; nothing
+    else waits for the device. At each such check ``tick`` gets the times of all samples, and a
+    sample ends if its next attempt would take it beyond ``max_calls`` evaluations. Raises
+    OdesolveError if f fails once the batch is smaller than it was."""
     results = Results(batch.drift.start)
     ended_before = 0
     times = batch.state[T].clone()
@@ -151,7 +151,7 @@ def integrate(
 
 
 def attempts(method: Any, batch: Judged, watcher: Any, count: int = 1) -> None:
-    """Make a number of attempts, each judged before the next, then look at what they left."""
+    """Make a number of attempts, each judged before the next, then let the watcher look at them."""
     for _ in range(count):
         try:
             method.attempt(batch)

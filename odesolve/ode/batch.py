@@ -38,11 +38,11 @@ class NormBlocks:
 
 
 class Batch:
-    """Running samples: ``rows`` are their numbers in the first state, ``state`` (ROWS, n) what
-    controls them.
+    """Running samples: ``rows`` are their numbers in the first state, ``state`` (ROWS, n) their
+    control state.
 
-    ``norm`` (n,) takes the error norm of an attempt; ``weights`` and ``clocks`` are views of what
-    the control wrote for the next one: blocks (n, rows, columns), and the stage times as f takes
+    ``norm`` (n,) takes the error norm of an attempt; ``weights`` and ``clocks`` are views of the
+    control's output for the next one: blocks (n, rows, columns), and the stage times as f takes
     them."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Batch:
         self.clocks = [self.drift.time(t) for t in self._times]
 
     def bound(self, end: Tensor | float, shortest: Tensor | float) -> None:
-        """Solve up to a time, with steps of at least a length: for all samples, or of each (n,)."""
+        """Set the end time and the shortest step, for all samples or one per sample (n,)."""
         self.state[END] = end
         self.state[SHORTEST] = shortest
 
@@ -90,7 +90,8 @@ class Batch:
         self.control(begin=True)
 
     def control(self, begin: bool = False) -> None:
-        """Judge the attempt whose error is in ``norm``, and write what the next one needs."""
+        """Judge the attempt whose error is in ``norm``, and write the weights and times of the next
+        one."""
         dispatch.control(
             self.state,
             self.norm,
@@ -103,7 +104,7 @@ class Batch:
         )
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
+        """Keep only these of the running samples."""
         self.rows = self.rows[index]
         self.state = self.state[:, index]
         self.rtol = self.rtol[index] if isinstance(self.rtol, Tensor) else self.rtol
@@ -117,7 +118,7 @@ class Batch:
 
     def after(self, y: Tensor, y1: Tensor, index: Tensor | None = None) -> Tensor:
         """The states once the last attempt has been judged, of all running samples or of these: its
-        candidates y1 where it was accepted, else the states y before it."""
+        candidates y1 where it was accepted, otherwise the states y before it."""
         took = self.state[TOOK] > 0
         if index is not None:
             took = took[index]

@@ -1,4 +1,4 @@
-"""What adaptive solves are given, checked at the door."""
+"""Checks of the arguments of adaptive solves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from odesolve.ode.batch import Scale
 from odesolve.ode.controller import Controller
 from odesolve.ode.drift import Drift
 
-SYNC = 8  # attempts between two looks at a device that runs on its own
+SYNC = 8  # attempts between two reads from a device that runs on its own
 
 
 def length(name: str, value: float) -> float:
-    """A length without a sign, that of a longest step may be infinite. Raises OdesolveError for
+    """A length without a sign; that of a longest step may be infinite. Raises OdesolveError for
     anything else."""
     expected = "a length, without the sign of the direction"
     if name == "min_step":
@@ -40,9 +40,10 @@ def tolerance(name: str, value: Scale, drift: Drift) -> Scale:
 
 
 def tolerances(rtol: Scale, atol: Scale, drift: Drift) -> tuple[Scale, Scale]:
-    """Both tolerances. Raises OdesolveError where they leave no error at all: no step has none."""
+    """Both tolerances. Raises OdesolveError where they allow no error at all: every step has
+    one."""
     both = tolerance("rtol", rtol, drift), tolerance("atol", atol, drift)
-    # values on a device are not waited for
+    # the host does not wait for values on a device
     known = [torch.as_tensor(v) for v in both if not isinstance(v, Tensor) or v.is_cpu]
     if len(known) == 2 and bool((known[0] + known[1] == 0.0).any()):
         raise OdesolveError(
@@ -59,7 +60,7 @@ def check_settings(
     args: object,
     **switches: object,
 ) -> None:
-    """Raise OdesolveError for settings of a solve that are none of their kind."""
+    """Raise OdesolveError for settings of the wrong type."""
     whole("max_steps", max_steps, 1)
     if not isinstance(controller, Controller):
         raise OdesolveError(

@@ -1,4 +1,4 @@
-"""Solves whose steps a tolerance chooses, for every sample or for all at once."""
+"""Solves with steps chosen by a tolerance, for every sample or for all at once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TINY = 1e-20  # of the interval: no step is shorter
 
 @dataclass(frozen=True)
 class Controlled:
-    """How a solve chooses its steps: the arguments of ``ode.solve``, where they are described."""
+    """How a solve chooses its steps: arguments of ``ode.solve``, which describes them."""
 
     solver: str | Pair
     rtol: Scale
@@ -70,17 +70,17 @@ class Controlled:
         method: Method | None = None,
         record: Recorder | None = None,
     ) -> tuple[Details, Tensor, list[Found]]:
-        """What ``solution`` makes a Solution of, from ``drift.start`` through the times.
+        """The parts of a Solution (see ``solution``), from ``drift.start`` through the times.
 
-        ``method`` replaces the named one; ``record`` keeps the steps, and then there are no states
-        at inner times."""
+        ``method`` replaces the named one; ``record`` stores the steps; then there are no states at
+        inner times."""
         times = fitted(times, drift)
         every = self.sync or _looks(drift.start)
         watch = StepWatch(drift, times, self.events, self.dense)
         make = self._maker(method, 1 if watch.idle else every)
         span = times[-1] - times[0]
         scales = tolerances(self.rtol, self.atol, drift)
-        # nobody looks on where there is nothing to look for
+        # no watcher where there is nothing to watch for
         watcher = record if record is not None or watch.idle else watch
         calls = budget(self.max_calls)
         stepper = make()
@@ -106,7 +106,7 @@ class Controlled:
         return details, y, watch.events_found()
 
     def _maker(self, method: Method | None, depth: int) -> Callable[[], Method]:
-        """What gives the method of each stretch."""
+        """A function that creates the method of each stretch."""
         if method is None:
             return lambda: _method(self.solver, self.linear, depth)
         if self.events or self.dense:
@@ -137,7 +137,8 @@ class Controlled:
 
 
 def _looks(y: Tensor) -> int:
-    """Attempts between two looks at who has ended: each is a wait for a device of its own."""
+    """Attempts between two checks for ended samples: on a device that runs on its own, each makes
+    the host wait."""
     return 1 if y.device.type == "cpu" else SYNC
 
 
@@ -145,7 +146,7 @@ def _in_percent(
     tick: Callable[[float], None] | None,
     times: Times,
 ) -> Callable[[Tensor], None] | None:
-    """Shows how much of the way samples have gone, from their times."""
+    """A callback that shows, from the samples' times, the share of the interval behind them."""
     if tick is None:
         return None
     first = times[0]
@@ -179,7 +180,7 @@ def _begin(
 
 
 def _joined(before: Results | None, after: Results) -> Results:
-    """What samples leave after two stretches: those that ended in the first, what they left
+    """The results of samples after two stretches; samples that ended in the first have theirs from
     there."""
     if before is None:
         return after
@@ -197,8 +198,8 @@ def _start(
     span: Time,
     given: float | None,
 ) -> Time:
-    """Start the method; returns the first step with its sign: the given one, or one that costs an
-    evaluation."""
+    """Start the method; returns the first step with its sign: the user's, or an estimate that costs
+    one evaluation."""
     drift = batch.drift
     f0 = drift(drift.time(each(t, drift.start)), drift.start)
     method.start(batch, f0)

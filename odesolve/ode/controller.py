@@ -18,8 +18,8 @@ class Controller:
     dcoeff) / q and b3 = dcoeff / q. ``Controller(0, 1, 0)`` is the elementary controller, h safety
     e^(-1/q). The factor stays between ``min_factor`` and ``max_factor``. With ``accept`` > 0 it is
     smoothed to 1 + atan(factor - 1) instead, and an attempt is accepted if it reaches ``accept``
-    (Soderlind and Wang 2006); ``floor`` is added to the errors then, otherwise it is the least
-    error that is remembered. Raises OdesolveError for limits that leave no room."""
+    (Soderlind and Wang 2006). ``floor`` is then added to the errors; otherwise it is the least
+    error that the controller remembers. Raises OdesolveError for limits that leave no room."""
 
     pcoeff: float = 0.0
     icoeff: float = 1.0
@@ -63,7 +63,8 @@ def exponents(p: float, i: float, d: float, order: float) -> tuple[float, float,
 @dataclass
 class SmoothRule:
     """``Controller`` with its smooth limit on the host, for one system whose numbers are those of
-    k-diffusion: factors are not rounded to float32, and the step before one that lands is kept.
+    k-diffusion: factors are not rounded to float32, and the step length before one that lands on
+    the end is kept.
 
     Args:
         h: the signed length of the next step.

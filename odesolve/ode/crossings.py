@@ -1,5 +1,5 @@
 """All zeros of a function within a step, from values of it along the step's polynomial, and zeros
-that a solution starts from.
+at the start of a solution.
 
 A step's error control knows nothing of the function: a step that suits the solution may hold any
 number of its zeros. The function is sampled at ``NODES`` points; where the polynomial through them
@@ -26,12 +26,12 @@ NODES = (
     9
 )
 DEPTH = 5  # halvings of a step whose samples do not resolve the function
-RESOLVED = 1e-3  # of its largest value: what the last coefficients may be
-GAP = 4  # points to look at the polynomial between two nodes
+RESOLVED = 1e-3  # of its largest value: the bound on the last coefficients
+GAP = 4  # points between two nodes where the polynomial is evaluated
 SEARCH = 40  # evaluations that look for the other sign in a dip
 # pieces of a first step, each 16 times as long as the one before: a zero may follow at once
 NEAR_START = 10
-EXPLAINED = 2.0  # tolerances by which a state that was set by hand may miss a zero
+EXPLAINED = 2.0  # tolerances by which a state that the user set may miss a zero
 ROUNDING = 16.0  # in units of the type's resolution
 
 Rows = Tensor | slice
@@ -40,7 +40,7 @@ Value = Callable[[Rows, Tensor | float], Tensor]
 
 
 class Zeros(NamedTuple):
-    """Zeros of one function: of which rows (k,), where in their steps (k,), and whether it rises
+    """Zeros of one function: their rows (k,), their places in the steps (k,), and whether it rises
     there; in order."""
 
     rows: Tensor
@@ -53,7 +53,8 @@ class Zeros(NamedTuple):
 
 
 class _Samples(NamedTuple):
-    """Evaluations along steps: of which rows (k,), where in their steps, and the values (m, k)."""
+    """Evaluations along steps: their rows (k,), their places in the steps, and the values (m,
+    k)."""
 
     rows: Tensor
     at: Tensor
@@ -76,7 +77,7 @@ class _Pieces(NamedTuple):
         return self.a + (self.b - self.a) * AT.to(self.a)[:, None]
 
     def sizes(self) -> Tensor:
-        """Those of Chebyshev's coefficients, (NODES, k)."""
+        """The sizes of Chebyshev's coefficients, (NODES, k)."""
         return (COEFFICIENTS.to(self.a) @ self.values).abs()
 
     def resolved(self) -> Tensor:
@@ -86,7 +87,7 @@ class _Pieces(NamedTuple):
         return size[-2:].amax(0) <= RESOLVED * size.amax(0)
 
     def quiet(self) -> Tensor:
-        """Whether it is, and is not 0 anywhere for sure: its mean is larger than all else
+        """Whether it is, and is certainly nowhere 0: its mean is larger than all other coefficients
         together."""
         size = self.sizes()
         return (size[-2:].amax(0) <= RESOLVED * size[0]) & (
@@ -106,8 +107,8 @@ class _Spans(NamedTuple):
 
 
 def _tables() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The nodes of [0, 1], the points to look at, and what values at the nodes become: Chebyshev's
-    coefficients, values and slopes at the points."""
+    """The nodes of [0, 1], the points between them, and the matrices from values at the nodes to
+    Chebyshev's coefficients and to values and slopes at the points."""
     degree = NODES - 1
     nodes = 0.5 - 0.5 * np.cos(np.pi * np.arange(NODES) / degree)
     inner = [np.linspace(a, b, GAP, endpoint=False) for a, b in itertools.pairwise(nodes)]
@@ -134,12 +135,12 @@ def zeros(value: Value, before: Tensor, after: Tensor, limits: Tensor) -> tuple[
         value: the function.
         before, after: its values (n,) at the beginning and at the end.
         limits: (2, n); a zero counts once the function has been above the first or below minus the
-            second, see ``limit``. Negative: every one does.
+            second, see ``limit``. Negative: every zero counts.
 
-    What counts is every change of sign between two of the samples: two zeros in a step are told
-    apart, or noticed at all, when a sample lies between them, or when the polynomial through the
-    samples shows the dip. Of a value that is 0 only the way there counts, not the way from it. NaN
-    has no sign."""
+    Every change of sign between two of the samples counts. Two zeros in a step are separated, or
+    noticed at all, when a sample lies between them, or when the polynomial through the samples
+    shows the dip. Where a value is exactly 0, reaching it counts, leaving it does not. NaN has no
+    sign."""
     fresh = limits[0] >= 0
     whole = _whole(value, before, after)
     loud = fresh | ~whole.quiet()
@@ -179,7 +180,7 @@ def _whole(value: Value, before: Tensor, after: Tensor) -> _Pieces:
 
 
 def _near_start(value: Value, before: Tensor, after: Tensor, fresh: Tensor) -> _Pieces:
-    """Steps of rows that may still stand at the zero they start from, in pieces, the shortest
+    """Steps of rows that may still be at the zero that they start from, in pieces, the shortest
     first."""
     index = fresh.nonzero().flatten()
     powers = torch.arange(NEAR_START, -1, -1).to(before)
@@ -200,7 +201,7 @@ def _sampled(
     low: Tensor,
     high: Tensor,
 ) -> _Pieces:
-    """Pieces whose values at the ends are known."""
+    """Pieces, sampled inside; the values at their ends are known."""
     if not len(rows):
         return _Pieces(rows, a, b, a.new_empty(NODES, 0))
     inner = [value(rows, a + (b - a) * x) for x in INNER]
@@ -231,7 +232,7 @@ def _resolved(value: Value, pieces: _Pieces) -> _Pieces:
 
 
 def _promising(value: Value, pieces: _Pieces) -> tuple[_Spans, _Samples]:
-    """Spans with a sign change, and what was evaluated to find them."""
+    """Spans with a sign change, and the evaluations that the search made."""
     v = pieces.values
     like = VALUES.to(v) @ v
     slope = SLOPES.to(v) @ v
@@ -256,7 +257,7 @@ def _promising(value: Value, pieces: _Pieces) -> tuple[_Spans, _Samples]:
 
 
 def _span(samples: _Samples, chosen: Tensor) -> _Spans:
-    """The spans between neighbouring samples that are chosen, (m, k)."""
+    """The spans between neighbouring samples where ``chosen`` (m, k) is true."""
     where, column = chosen.nonzero().unbind(1)
     both = (samples.at, samples.values)
     ends = [x[i, column] for x in both for i in (where, where + 1)]
@@ -306,8 +307,8 @@ def _deepened(value: Value, spans: _Spans) -> _Spans:
 
 
 def _deepest(fn: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The least value of functions in [a, b], (k,), and where it is; nothing more is looked for
-    once all are below 0."""
+    """The least value of functions in [a, b], (k,), and where it is; the search stops once all are
+    below 0."""
     share = 0.5 * (math.sqrt(5.0) - 1.0)
     left = b - share * (b - a)
     right = a + share * (b - a)
@@ -349,19 +350,19 @@ def limit(
     allowed: Tensor,
     rounding: Tensor,
 ) -> Tensor:
-    """What a function must exceed, above and below 0, before its zeros count, (2, m), or -1 where
-    they do at once.
+    """The values that a function must exceed, above and below 0, before its zeros count, (2, m), or
+    -1 where they count at once.
 
-    A zero that a solution starts from does not count. It starts from one where the function is no
-    larger than what the tolerances, or rounding, explain: than it changes when the state moves by
-    ``allowed``. The zero that it starts from is behind it once the function has grown, or has the
+    A zero that a solution starts from does not count. The solution starts from one where the
+    function is no larger than the tolerances, or rounding, explain: no larger than its change when
+    the state moves by ``allowed``. That zero is behind it once the function has grown, or has the
     other sign, by more than ``rounding``.
 
     Args:
         value: the function of a state at the start, (n, ...) -> (m,), with m = n, or n = 1.
         y, slope: the first state and dy/dt there, in any unit of time.
-        allowed: by how much numbers of the state may be off by tolerance, as y.
-        rounding: (m,) what the function may be off by rounding of the time.
+        allowed: the error that the tolerance allows in each number of the state, like y.
+        rounding: (m,) the error of the function that rounding of the time explains.
     """
     start = value(y)
     info = torch.finfo(y.dtype)

@@ -43,8 +43,8 @@ class Piece(NamedTuple):
 
 
 class Dense:
-    """All steps of a solve, found by time. ``sign`` is the direction of time, or of each sample's,
-    ``batch`` their number."""
+    """All steps of a solve, looked up by time. ``sign`` is the direction of time, or one per
+    sample, ``batch`` the number of samples."""
 
     def __init__(self, batch: int, sign: float | Tensor):
         self.batch = batch
@@ -57,8 +57,8 @@ class Dense:
         self.pieces.append(piece)
 
     def _join(self) -> tuple[Tensor, Tensor, Piece]:
-        """Ends of the steps of every sample (B, most) with infinity after the last, where they
-        begin in the list, the list."""
+        """The ends of the steps of every sample (B, most) with infinity after the last, the places
+        in the list where they begin, and the list."""
         if self._table is None:
             rows, t0, h = (torch.cat([p[i] for p in self.pieces]) for i in range(3))
             order = rows.sort(stable=True).indices

@@ -1,4 +1,4 @@
-"""Why a sample failed: where, with which step and error, and what its right-hand side is like
+"""Why a sample failed: where, with which step and error, and how its right-hand side behaves
 there."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from odesolve.ode.adaptive_loop import Results
 from odesolve.ode.batch import Scale
 from odesolve.ode.drift import Drift
 
-ITERATIONS = 12  # of the power method: a tenth is close enough to tell 3 from 0.3
+ITERATIONS = 12  # of the power method: an error of a tenth still distinguishes 3 from 0.3
 BUDGETS = ("max_steps", "max_calls")
 NEAR = 0.4  # of the stability limit: steps that stability bounds come to lie about there
 
@@ -28,11 +28,11 @@ class Diagnosis:
             the last attempt.
         radius: spectral radius of df/dy at the last state, by power iteration on differences; NaN
             where f is not finite.
-        limit: h times radius that the method stands on the negative axis, infinite if it is
-            L-stable.
+        limit: the largest h times radius on the negative axis where the method is stable, infinite
+            if it is L-stable.
         finite: whether f is finite at the last state.
-        floor: share of the state's elements for which the tolerance lies below what its type
-            resolves.
+        floor: share of the state's elements for which the tolerance lies below the resolution of
+            their type.
         shortest: the shortest step that time resolves at t, in float64.
     """
 
@@ -67,7 +67,7 @@ class Diagnosis:
             )
         elif self.status in BUDGETS:
             lines.append(
-                f"not stiff: the accuracy asked for needs these steps. Raise {self.status}, rtol "
+                f"not stiff: this accuracy needs these steps. Raise {self.status}, rtol "
                 "and atol, or the order"
             )
         if not self.finite:

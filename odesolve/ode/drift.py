@@ -1,5 +1,5 @@
 """The right-hand side as a solver calls it: one dense tensor of samples in, one out, whatever the
-user's state is."""
+form of the user's state."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Drift:
 
     ``start`` is the first state in that form, in memory of its own. Samples: t reaches f as (B, 1,
     ..., 1) in the state's real type ((B, 1) for tuples and dicts), and tensors among ``args`` with
-    B rows are cut along when samples leave. A system: t has no dimension. Complex numbers are kept
-    as pairs, in a last dimension of 2; f sees and returns them as they are.
-    Raises OdesolveError for a state that is no tensor of real or complex numbers in single or
-    double precision, or tuple, list or dict of such of one precision, and for a result of f that
+    B rows lose the same rows when samples leave. A system: t has no dimension. Complex numbers are
+    stored as pairs, in a last dimension of 2; f sees and returns complex tensors. Raises
+    OdesolveError unless the state is a tensor of real or complex numbers in single or double
+    precision, or a tuple, list or dict of such tensors of one precision, and for a result of f that
     does not fit the state."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Drift:
         self.shapes = [y.shape[1:] if self.by_sample else y.shape for y in pieces]
         self.dtypes = [y.dtype for y in pieces]
         self.tails = [(2,) if d.is_complex else () for d in self.dtypes]  # dimensions of a pair
-        # f takes states as they are
+        # f takes states as the solver stores them
         self.plain = self.by_sample and self.keys is None and not self.tails[0]
         self.sizes = [
             s.numel() * (2 if tail else 1) for s, tail in zip(self.shapes, self.tails, strict=True)
@@ -68,11 +68,11 @@ class Drift:
         self.rows = batch
         self.call = Callee(f)
         self.call.pool = []
-        self.call.asked = _wants_gradients(f, [*pieces, *self.given])
+        self.call.wants_gradients = _wants_gradients(f, [*pieces, *self.given])
         self.start = self.packed(y0).detach()
 
     def packed(self, y0: State) -> Tensor:
-        """A first state as one tensor (B, ...), connected to what it is made of."""
+        """A first state as one tensor (B, ...), connected to the user's tensors."""
         pieces = [pairs(y) for y in _pieces(y0)[1]]
         if self.keys is not None:
             return torch.cat([y.reshape(self.rows, -1) for y in pieces], 1)
@@ -82,16 +82,18 @@ class Drift:
         return pieces[0].reshape(shape).clone(memory_format=torch.contiguous_format)
 
     def onward(self, y: Tensor, f: Callable[..., Any] | None = None) -> Drift:
-        """The same from another state (B, ...), by f if it is given: a later part of one solve.
+        """The same from another state (B, ...), with f unless it is None: a later part of one
+        solve.
 
-        Whether gradients are asked for was seen at its door; parts may be solved where nothing is
+        The first part decides whether gradients are required; later parts may run where nothing is
         recorded."""
         out = Drift(self.f if f is None else f, self.open(y), self.given, self.by_sample)
-        out.call.asked = self.call.asked
+        out.call.wants_gradients = self.call.wants_gradients
         return out
 
     def keep(self, rows: Tensor) -> None:
-        """Only these samples, by their number in the first state, are called from now on."""
+        """Call f for these samples only from now on; ``rows`` are their numbers in the first
+        state."""
         self.args = self.args_of(rows)
         self.rows = len(rows)
 
@@ -122,7 +124,7 @@ class Drift:
         return self._fitted(out, y)
 
     def _fitted(self, out: Any, y: Tensor) -> Tensor:
-        """What f returned in the form of y. Raises OdesolveError where it does not fit."""
+        """The result of f in the form of y. Raises OdesolveError where it does not fit."""
         for x in _pieces(out)[1]:
             if isinstance(x, Tensor):
                 refuse_loose("what f returned", x)
@@ -137,15 +139,15 @@ class Drift:
         return out if self.by_sample else out.reshape(y.shape)
 
     def _real(self, out: Tensor, piece: int) -> Tensor:
-        """What f returned for a piece of the state in the real type of the state, complex numbers
+        """The result of f for a piece of the state, in the real type of the state, complex numbers
         as pairs."""
         dtype = self.dtypes[piece]
         instead = f"give y0 as {out.dtype} numbers, or let f return real ones"
         return pairs(converted(out, dtype, "f's result", instead))
 
     def _answer(self, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Any:
-        """What f says, with a graph to y where gradients by y are recorded, unless it is constant
-        in y."""
+        """The result of f, with a graph to y where gradients by y are recorded, unless f is
+        constant in y."""
         if y.requires_grad:
             out = self.followed(lambda y: self.call(t, self.open(y), args=args), y)
         else:
@@ -213,12 +215,12 @@ def _pieces(y: Any) -> tuple[tuple[Any, ...] | None, list[Tensor]]:
 
 
 def _wants_gradients(f: Any, tensors: Sequence[Any]) -> bool | None:
-    """Whether gradients of these tensors, or of parameters of f, are asked for; None where f may
-    hold parameters unseen."""
+    """Whether these tensors, or parameters of f, require gradients; None where f may hold
+    parameters that we cannot see."""
     if not torch.is_grad_enabled():
         return False
-    held = [*tensors, *(f.parameters() if isinstance(f, torch.nn.Module) else ())]
-    if any(isinstance(x, Tensor) and x.requires_grad for x in held):
+    leaves = [*tensors, *(f.parameters() if isinstance(f, torch.nn.Module) else ())]
+    if any(isinstance(x, Tensor) and x.requires_grad for x in leaves):
         return True
     return None
 

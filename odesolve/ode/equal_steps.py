@@ -33,16 +33,16 @@ TABLEAUS: dict[str, Tableau] = {t.name: t for t in (*EXPLICIT, *PAIRS.values())}
 
 @dataclass(frozen=True)
 class StepGrid:
-    """The times ``t`` of all steps (numbers, or one per sample), how many steps have been made at
-    every output time (``passed``), and the stretches between jumps of f in which the steps lie, if
-    there are any."""
+    """The times ``t`` of all steps (numbers, or one per sample), the number of steps before every
+    output time (``passed``), and, if f jumps, the stretches between its jumps that the steps lie
+    in."""
 
     t: tuple[Time, ...]
     passed: tuple[int, ...]
     parts: tuple[Stretch, ...] = ()
 
     def __len__(self) -> int:
-        """How many steps there are."""
+        """The number of steps."""
         return len(self.t) - 1
 
     def step(self, k: int, forwards: bool = True) -> tuple[Time, Time]:
@@ -62,7 +62,7 @@ class StepGrid:
 
 @dataclass(frozen=True)
 class EqualSteps:
-    """A solve with steps of one size: the arguments of ``ode.solve``, where they are described."""
+    """A solve with steps of one size: arguments of ``ode.solve``, which describes them."""
 
     solver: str | Tableau
     steps: int | Sequence[int]
@@ -77,8 +77,9 @@ class EqualSteps:
         times: Times,
         method: object = None,
     ) -> tuple[Details, Tensor, list[Found]]:
-        """What ``solution`` makes a Solution of, from ``drift.start`` through the times. No
-        ``method`` replaces the named one, as it may where a tolerance chooses the steps."""
+        """The parts of a Solution (see ``solution``), from ``drift.start`` through the times.
+        ``method`` is ignored: it replaces the named method only where a tolerance chooses the
+        steps."""
         times = fitted(times, drift)
         details, y = self.on(drift, self.grid(times, drift.start.dtype), times)
         return details, y, []
@@ -109,7 +110,7 @@ class EqualSteps:
         return self.details(drift, times, last, state), y
 
     def details(self, drift: Drift, times: Times, last: Tensor, state: Tensor) -> Details:
-        """What the solution keeps of a solve that left these states."""
+        """What the solution stores about a solve with these states."""
         return Details(drift, Results(last, state), None, times, self.tolerances, None)
 
 
@@ -145,8 +146,8 @@ def grid_with_stops(
     stops: Sequence[float],
     dtype: torch.dtype,
 ) -> StepGrid:
-    """``grid``, whose intervals are cut at the stops within them: their steps are shared out by
-    length, rounded up."""
+    """``grid`` with its intervals cut at the stops within them: each part gets its share of the
+    steps by length, rounded up."""
     even = grid(times, steps)
     if not stops:
         return even
@@ -180,7 +181,7 @@ def tableau_of(solver: str | Tableau) -> Tableau:
 
 
 class _Steps:
-    """The steps of a method on a grid, each in memory that the next one uses again."""
+    """The steps of a method on a grid; each reuses the memory of the one before."""
 
     def __init__(self, drift: Drift, tableau: Tableau, where: StepGrid):
         self.drift = drift
@@ -190,7 +191,7 @@ class _Steps:
         self.columns = [used(row) for row in tableau.a]
         self.ends = used(tableau.b)
         self.finish = [w for w in tableau.b if w]
-        # stages at y itself, and one memory for the states of all others
+        # stages at y itself, and one buffer for the states of all others
         self.still = [i for i, columns in enumerate(self.columns) if not columns]
         self.memory = [torch.empty_like(drift.start)] * len(self.columns)
         self.clock = drift.start.new_empty(len(drift.start))

@@ -1,4 +1,5 @@
-"""Events: zeros of functions of the solution, found on the dense output for all samples at once."""
+"""Events: zeros of functions of the solution, by a search on the dense output for all samples at
+once."""
 
 from __future__ import annotations
 
@@ -24,24 +25,25 @@ class Event:
 
     Args:
         fn: called as f is, on all samples or on some of them; returns one number per sample, (B,).
-            Of one system, one number.
+            For one system, one number.
         terminal: the sample ends there, with status "event".
         direction: 1 for zeros where fn rises along the way, -1 where it falls, 0 for both.
 
-    A zero counts where fn changes its sign, or arrives at 0, along the dense output; all of a step
-    are found, in order of time, and a terminal event ends its sample at the first. For sure: those
-    between which one of the nine points lies at which fn is sampled in every step. Zeros that are
-    closer are found where fn is smooth at that scale: by the polynomial through the samples, and by
-    more of them, up to 257 a step, where it does not fit. So two zeros may go unseen where fn dips
-    to the other side for less than a fifth of a step, the widest gap between the points, and bends
-    there as nowhere else in the step; limit ``max_step`` if yours does. A zero that fn only touches
-    is found by chance, where a sample hits it; NaN has no sign. The samples cost evaluations of fn,
-    and of f none but those of the dense output, three a step with dopri8.
+    A zero counts where fn changes its sign, or reaches 0, along the dense output. The search
+    returns all zeros of a step in order of time, and a terminal event ends its sample at the first.
+    Every step samples fn at nine points: two zeros with such a point between them are certain to be
+    detected. Closer zeros are detected where fn is smooth at that scale: by the polynomial through
+    the samples, and where it does not fit by more samples, up to 257 per step. So the search may
+    miss two zeros where fn dips to the other side for less than a fifth of a step, the widest gap
+    between the points, and bends there as nowhere else in the step; limit ``max_step`` if yours
+    does. It detects a zero that fn only touches by chance, where a sample hits it. NaN has no sign.
+    The samples cost evaluations of fn, and of f only those of the dense output, three per step with
+    dopri8.
 
-    A zero that the solution starts from does not count. If |fn| is no larger at the start than what
-    the tolerances of the state explain (it changes as much when the state moves by twice its
+    A zero at the start of the solution does not count. If |fn| at the start is no larger than the
+    tolerances of the state explain (no larger than its change when the state moves by twice its
     tolerance, or by rounding), it must grow beyond its first value, or take the other sign, before
-    a zero counts: a ball that is put on the ground by hand, a little below or above it, goes up and
+    a zero counts: a ball that the user puts on the ground, a little below or above it, goes up and
     comes down again."""
 
     fn: Callable[..., Any]
@@ -74,8 +76,8 @@ def listed(events: Any) -> tuple[Event, ...]:
 
 @dataclass(frozen=True)
 class Found:
-    """The zeros of one event: ``t[b]`` (n_b,) float64 and ``y[b]`` (n_b, ...) of sample b; of one
-    system ``t`` and ``y``."""
+    """The zeros of one event: ``t[b]`` (n_b,) float64 and ``y[b]`` (n_b, ...) for sample b; ``t``
+    and ``y`` themselves for one system."""
 
     t: Any
     y: Any
@@ -85,9 +87,9 @@ def find_zero(fn: Callable[[Tensor], Tensor], at_0: Tensor, at_1: Tensor) -> Ten
     """Places theta (n,) in [0, 1] where fn changes sign, from its values at 0 and at 1: within
     2^-52.
 
-    The ITP method (Oliveira and Takahashi 2020): no more than one evaluation more than bisection,
-    and superlinear on smooth functions. Of a function that stays 0 after a time it is that time.
-    Where the two ends of the last bracket differ, that with the smaller value is taken.
+    The ITP method (Oliveira and Takahashi 2020): at most one evaluation more than bisection, and
+    superlinear on smooth functions. If fn stays 0 after a time, the result is that time. Where the
+    two ends of the last bracket differ, the result is the one with the smaller value.
     """
     a = torch.zeros_like(at_0)
     b = torch.ones_like(at_0)

@@ -90,11 +90,11 @@ class ExponentialPair:
         return self.path.alpha(t), self.path.sigma(t)
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
-        """The states of the running samples, or of these of them."""
+        """The states of the running samples, or of those in ``index``."""
         return batch.after(self.last.y, self.last.y1, index)
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
+        """Keep only these of the running samples."""
         self.last = ExponentialAttempt(*(x[index] for x in self.last))
         self.before = self.before[index]
 
@@ -138,15 +138,15 @@ def rows_of(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
     """Weights of an attempt of length h in log-SNR with (alpha, sigma) at its nodes and end:
     stages, lower, higher order.
 
-    Of the state (less 1), then of the noise predictions at the nodes: two of DPM-Solver-12, three
-    of DPM-Solver-23."""
+    The weight of the state (minus 1), then those of the noise predictions at the nodes: two for
+    DPM-Solver-12, three for DPM-Solver-23."""
     if len(at) == 3:
         return _second(at, h)
     return _third(at, h)
 
 
 def _second(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
-    """Weights of (x, e0, e1), x's less 1: the stage, DPM-Solver-1, DPM-Solver-2."""
+    """Weights of (x, e0, e1), that of x minus 1: the stage, DPM-Solver-1, DPM-Solver-2."""
     (a0, _), (a1, s1), (a, s) = at
     whole = -s * torch.expm1(h)
     grow = a / a0 - 1
@@ -158,7 +158,7 @@ def _second(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
 
 
 def _third(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
-    """Weights of (x, e0, e1, e2), x's less 1: two stages, DPM-Solver-2 with r = 1/3,
+    """Weights of (x, e0, e1, e2), that of x minus 1: two stages, DPM-Solver-2 with r = 1/3,
     DPM-Solver-3."""
     (a0, _), (a1, s1), (a2, s2), (a, s) = at
     whole = -s * torch.expm1(h)

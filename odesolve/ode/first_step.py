@@ -23,8 +23,8 @@ def starting_step(
     """Length (B,) of a first step from f at the start and one explicit Euler step: one evaluation.
 
     ``span`` is the signed length of the interval (a number, or one per sample), ``order`` that of
-    the local error; ``size_of`` gives the norms (B,) of what has the form of the state, by the
-    tolerances at the start. Where f is not finite the step is a hundredth of the interval.
+    the local error; ``size_of`` returns the norms (B,) of a tensor like the state, by the
+    tolerances at the start. Where f is not finite, the step is a hundredth of the interval.
     """
     y = drift.start
     size = size_of(y)
@@ -44,8 +44,8 @@ def starting_step(
     h1 = (0.01 / steepest) ** (1 / order)
     h1 = h1.where(steepest > 1e-15, (h0.abs() * 1e-3).clamp_min(1e-6))
     h = torch.minimum(100 * h0.abs(), h1)
-    # Rounded to float32: the last bits of a power depend on where in a tensor it stands, and a
-    # sample shall not.
+    # Rounded to float32: the last bits of a power depend on its place in a tensor, and a sample's
+    # step must not.
     h = h.where(h.isfinite() & (h > 0), h0.abs())
     h = h.clamp_max(abs(span)).float().double()
     return h.copysign(h0)

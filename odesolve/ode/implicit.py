@@ -19,7 +19,7 @@ from odesolve.ode.newton import Newton
 from odesolve.ode.runge_kutta import Attempt
 
 LARGEST = 256  # numbers per sample whose Jacobian is stored and factored by default
-SLOW = 0.02  # a rate of convergence that asks for a new Jacobian
+SLOW = 0.02  # a rate of convergence that calls for a new Jacobian
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class ESDIRK:
 
     Args:
         a: rows of length 1, 2, ..., the first (0,), with one number ``gamma`` at the end of all
-            others; the last row are the weights of the step, and its stage the first one of the
+            others; the last row has the weights of the step, and its stage is the first one of the
             next step.
-        error: weights of the local error, the method less the embedded one.
+        error: weights of the local error, the method minus the embedded one.
         error_order: the local error behaves as h^error_order.
 
     Raises ValueError if the rows have other lengths or an order condition fails.
@@ -71,8 +71,8 @@ class ESDIRK:
         )
 
     def guesses(self) -> list[Row]:
-        """Weights of earlier slopes in the first guess of each stage's: the polynomial through up
-        to four of them."""
+        """Weights of earlier slopes in the first guess for each stage's slope: the polynomial
+        through up to four of them."""
         out: list[Row] = [()]
         for i in range(1, len(self.a)):
             at = self.c[i]
@@ -139,8 +139,8 @@ ESDIRKS = {pair.name: pair for pair in (_kvaerno3(), _kvaerno5())}
 
 
 class Implicit:
-    """The method of an L-stable ESDIRK pair; a step whose equations are not solved fails and is
-    tried again, shorter.
+    """The method of an L-stable ESDIRK pair. A step whose equations Newton's method does not solve
+    fails, and a shorter one follows.
 
     Args:
         pair: the tableau.
@@ -148,8 +148,8 @@ class Implicit:
             products with it; by default dense up to 256 numbers per sample. Jacobians and products
             come from forward differentiation of f; by differences where f cannot be transformed.
 
-    Every sample has its own iterations: its values do not depend on the samples beside it. The host
-    waits for the device once an iteration.
+    Every sample has its own iterations: its values do not depend on the other samples. The host
+    waits for the device once per iteration.
     """
 
     evaluations = 0  # counted in the attempts
@@ -185,7 +185,7 @@ class Implicit:
         numbers = y[0].numel()
         if self.kind == "dense" and numbers > 16 * LARGEST:
             raise OdesolveError(
-                f'a Jacobian of {numbers} x {numbers} a sample is too large: give linear="krylov"'
+                f'a Jacobian of {numbers} x {numbers} per sample is too large: give linear="krylov"'
             )
         self.newton = Newton(
             batch, self.kind == "krylov" or (self.kind is None and numbers > LARGEST)
@@ -229,8 +229,8 @@ class Implicit:
         s: Tensor,
         good: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """z = s f(base + z) from a guess, and which of the good samples still are: those that do
-        not converge get one more try, with new Jacobians."""
+        """z = s f(base + z) from a guess, and which of the good samples still are good: those that
+        do not converge get one more try, with new Jacobians."""
         newton = self.newton
         z, done = newton.solve(batch, clock, base, guess, s, good)
         again = good & ~done
@@ -245,11 +245,11 @@ class Implicit:
         return z, good & done
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
-        """The states of the running samples, or of these of them."""
+        """The states of the running samples, or of those in ``index``."""
         return batch.after(self.last.y, self.last.y1, index)
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
+        """Keep only these of the running samples."""
         a = self.last
         slopes = [a.k[0][index], a.k[-1][index]]
         self.last = Attempt(a.y[index], a.y1[index], slopes)

@@ -12,7 +12,7 @@ from odesolve.functions.forward import FAILURES, own_error, pushed, slopes
 from odesolve.ode.drift import Drift
 
 CHUNK = 1 << 24  # numbers in one call of f for columns of a Jacobian
-DRIFTED = 0.2  # a factorisation serves steps that differ from its own by this share
+DRIFTED = 0.2  # the share by which the s of a step may differ from that of its factorisation
 # of the largest entry: smaller ones are moved by differences as if they were this large
 SMALL = 1e-3
 VECTORS = 64  # of a Krylov space
@@ -24,11 +24,11 @@ def columns(s: Tensor, like: Tensor) -> Tensor:
 
 
 class Jacobian:
-    """Products of df/dy with vectors, by forward differentiation; by differences once f turns out
-    not to allow it.
+    """Products of df/dy with vectors, by forward differentiation; by differences once that fails
+    for f.
 
-    Differences lose half of the digits, which costs iterations and not accuracy. Errors of f's own
-    come out of either."""
+    Differences lose half of the digits, which costs iterations but not accuracy. Errors that f
+    itself raises pass through both."""
 
     def __init__(self, drift: Drift):
         self.drift = drift
@@ -78,7 +78,7 @@ class Jacobian:
 
 
 class Factored:
-    """One Jacobian and one LU factorisation per sample, kept while they serve."""
+    """One Jacobian and one LU factorisation per sample, kept while they are good enough."""
 
     def __init__(self, drift: Drift, rows: Tensor):
         self.jacobian = Jacobian(drift)
@@ -99,17 +99,17 @@ class Factored:
         t: Tensor,
         y: Tensor,
         s: Tensor,
-        wanted: Tensor,
+        renew: Tensor,
         spent: Tensor,
         force: bool = False,
     ) -> bool:
-        """New Jacobians at (t, y), t (B,), and factors, for the wanted samples and those that have
-        none or one of another s.
+        """New Jacobians at (t, y), t (B,), and factors, for the samples where ``renew`` and for
+        those without factors or with factors for another s.
 
-        A Jacobian of the current step is renewed only by ``force``. Returns whether anything can be
+        Only ``force`` renews a Jacobian of the current step. Returns whether anything can be
         renewed."""
-        wanted = (wanted | (self.shift == 0)) & (~self.fresh | force) & (s != 0)
-        index = wanted.nonzero().flatten()
+        renew = (renew | (self.shift == 0)) & (~self.fresh | force) & (s != 0)
+        index = renew.nonzero().flatten()
         if len(index):
             drift = self.jacobian.drift
             args = drift.args_of(self.rows[index])
@@ -117,7 +117,7 @@ class Factored:
             self.j[index] = self.jacobian.matrix(time, y[index], args)
             self.fresh[index] = True
             spent[index] += self.j.shape[1]
-        factor = wanted | ((s / self.shift - 1).abs() > DRIFTED) & (s != 0)
+        factor = renew | ((s / self.shift - 1).abs() > DRIFTED) & (s != 0)
         index = factor.nonzero().flatten()
         if len(index):
             eye = torch.eye(self.j.shape[1], dtype=y.dtype, device=y.device)
@@ -138,7 +138,7 @@ class Factored:
         enough: float,
         spent: Tensor,
     ) -> Tensor:
-        """x (B, ...). Where the factors are those of another s, 2 / (1 + s / their s) corrects the
+        """x (B, ...). Where the factors belong to another s, 2 / (1 + s / their s) corrects the
         stiff part (CVODE)."""
         right = r.flatten(1)[..., None]
         x = torch.linalg.lu_solve(self.lu, self.pivots, right)[..., 0].view_as(r)
@@ -146,11 +146,11 @@ class Factored:
         return x * columns(2 / (1 + ratio), x)
 
     def advance(self, took: Tensor) -> None:
-        """These samples have moved on: their Jacobians are of an older state."""
+        """These samples have moved on: their Jacobians now belong to an older state."""
         self.fresh &= ~took
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
+        """Keep only these of the running samples."""
         for name in ("rows", "j", "lu", "pivots", "shift", "fresh"):
             setattr(self, name, getattr(self, name)[index])
 
@@ -167,7 +167,7 @@ class Krylov:
         t: Tensor,
         y: Tensor,
         s: Tensor,
-        wanted: Tensor,
+        renew: Tensor,
         spent: Tensor,
         force: bool = False,
     ) -> bool:
@@ -186,8 +186,8 @@ class Krylov:
     ) -> Tensor:
         """x (B, ...), with a residual of at most ``enough`` in the norm of the tolerances.
 
-        A share of r is not enough: the stiff part of r is large, and what is left of it may lie in
-        the other part."""
+        A residual relative to r would not do: the stiff part of r is large, and the residual may
+        lie in the other part."""
         shift = columns(s, y)
 
         def system(v: Tensor) -> Tensor:
@@ -208,8 +208,8 @@ class Krylov:
 def gmres(system, r: Tensor, enough: float) -> tuple[Tensor, Tensor]:
     """(x, products) with |system(x) - r| <= enough, for every row of r (B, N) on its own.
 
-    Saad and Schultz 1986, without restarts, in at most VECTORS products. A row that has arrived, or
-    is not finite, changes no more, whatever the others need.
+    Saad and Schultz 1986, without restarts, in at most VECTORS products. A row that has converged,
+    or is not finite, no longer changes, whatever the others need.
     """
     most = min(VECTORS, r.shape[1])
     tiny = torch.finfo(r.dtype).tiny
@@ -246,8 +246,8 @@ def _orthogonalised(w: Tensor, basis: list[Tensor]) -> tuple[list[Tensor], Tenso
 
 
 class _Triangular:
-    """The least-squares problem of GMRES, which Givens's rotations keep triangular: one per row of
-    the batch, whose residuals have this size at first."""
+    """The least-squares problem of GMRES, which Givens rotations keep triangular: one per row of
+    the batch; ``size`` is the norm of the first residuals."""
 
     def __init__(self, size: Tensor, most: int):
         eye = torch.eye(most, dtype=size.dtype, device=size.device)

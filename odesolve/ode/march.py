@@ -1,4 +1,4 @@
-"""The loop over the steps of a fixed grid, and samples that leave the finite numbers on their
+"""The loop over the steps of a fixed grid, and the samples that become infinite or NaN on the
 way."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Advance = Callable[[int, Tensor, Tensor, ErrorNorm], None]
 
 
 class Alive:
-    """Which samples are finite; the others keep the last finite state and when that was. A step
+    """Which samples are finite. The others keep their last finite state and its time. A step
     evaluates f ``drifts`` times."""
 
     def __init__(self, like: Tensor, drifts: int):
@@ -34,8 +34,8 @@ class Alive:
         """After a step from t (a number, or one per sample) whose states have these norms: samples
         that are not finite go back to the old state, and stay.
 
-        On the CPU nothing more than a look while all are finite; elsewhere nothing waits, at the
-        cost of a pass."""
+        On the CPU this costs only a check while all are finite. On other devices the host does not
+        wait, at the cost of one pass over the state."""
         self.step += 1
         finite = self.norm.isfinite()
         if self.all and self.norm.is_cpu and bool(finite.all()):
@@ -67,7 +67,7 @@ class Alive:
 
 
 class Marched(NamedTuple):
-    """What a march leaves: states (n, B, ...) at the output times, with NaN of samples that had
+    """The result of a march: states (n, B, ...) at the output times, NaN for samples that had
     ended; the last finite state (B, ...) of each sample; the control state."""
 
     y: Tensor
@@ -86,14 +86,14 @@ def march(
 ) -> Marched:
     """Make all steps of a grid.
 
-    Two tensors take turns as the old and the new state: nothing of the state's size is taken after
-    the first step.
+    Two tensors take turns as the old and the new state: no memory of the state's size is allocated
+    after the first step.
 
     Args:
         start: the first state.
         advance: makes a step.
         times: the ends of all steps (N + 1,).
-        passed: how many steps have been made at every output time.
+        passed: the number of steps before every output time.
         drifts: evaluations of f in a step.
         before: gets the states (N, B, ...) before all steps.
     """

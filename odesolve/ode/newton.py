@@ -1,5 +1,4 @@
-"""Newton's method for the stages of an implicit step, with a convergence of its own for every
-sample."""
+"""Newton's method for the stages of an implicit step; every sample converges on its own."""
 
 from __future__ import annotations
 
@@ -19,12 +18,11 @@ class Newton:
     """Solves z = s f(t, base + z) for every sample, s = h gamma, by simplified Newton iterations
     (Hairer, Wanner IV.8).
 
-    An iteration ends when the error that it leaves, predicted from its rate of convergence, is
-    ACCURACY of the tolerance; it fails when it stops converging, runs out of iterations or is not
-    finite.
+    The iteration ends when its remaining error, predicted from the rate of convergence, is ACCURACY
+    of the tolerance. It fails when it stops converging, runs out of iterations or is not finite.
 
-    ``rate`` (B,) is how much an iteration takes off at least, over the stages since ``begin``;
-    ``spent`` (B,) counts evaluations, in which a product with the Jacobian counts as one.
+    ``rate`` (B,) is the slowest rate of convergence over the stages since ``begin``; ``spent`` (B,)
+    counts evaluations, where a product with the Jacobian counts as one.
     """
 
     def __init__(self, batch: Batch, krylov: bool):
@@ -41,8 +39,8 @@ class Newton:
         s: Tensor,
         slow: float,
     ) -> None:
-        """A new step from (t, y): Jacobians are renewed of samples whose last step converged more
-        slowly than ``slow``."""
+        """A new step from (t, y): samples whose last step converged more slowly than ``slow`` get
+        new Jacobians."""
         self.spent.zero_()
         self.linear.update(t, y, s, self.slowest > slow, self.spent)
         self.rate.fill_(0.5)
@@ -94,7 +92,7 @@ class Newton:
         return z, done
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
+        """Keep only these of the running samples."""
         self.linear.keep(index)
         self.rate = self.rate[index]
         self.spent = self.spent[index]

@@ -1,4 +1,4 @@
-"""The accepted steps of an adaptive solve, so that they can be made again."""
+"""A record of the accepted steps of an adaptive solve, so that a later pass can repeat them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from odesolve.ode.batch import Batch
 
 
 class Recorder:
-    """A watcher that keeps of every accepted step of every sample where it began, how long it was,
-    and the state before it."""
+    """A watcher that stores, for every accepted step of every sample, its beginning, its length and
+    the state before it."""
 
     def __init__(self, rows: Tensor):
         self.rows = rows
@@ -32,7 +32,7 @@ class Recorder:
         """Nothing to do."""
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
+        """Keep only these of the running samples."""
         self.rows = self.rows[index]
 
     def table(self, last: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

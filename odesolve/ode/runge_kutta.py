@@ -1,5 +1,5 @@
 """Attempts of an explicit Runge-Kutta pair: 7 launches and 42 passes over the state for dopri5,
-network apart."""
+without the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from odesolve.methods.tableaus import Row
 from odesolve.ode.batch import Batch, NormBlocks
 from odesolve.ode.stages import FIRST, FusedStates, stage_slopes, used
 
-ALONE = (-1, -1, -1)  # bases of outputs that are no changes of a state
+ALONE = (-1, -1, -1)  # bases of outputs that are not added to a state
 # entries of a block: no weight, and weight 1 after an attempt that was not, or was, accepted
 NOTHING = (0.0, 0)
 KEPT = (1.0, IF_KEPT)
@@ -28,7 +28,7 @@ TAKEN = (1.0, IF_TOOK)
 
 @dataclass
 class Attempt:
-    """What an attempt leaves: the state before it, the candidate after it and the stages k, the
+    """The result of an attempt: the state before it, the candidate after it and the stages k, the
     last of them f(t + h, y1)."""
 
     y: Tensor
@@ -41,11 +41,11 @@ class RungeKutta:
 
     Args:
         pair: the tableau with its error estimate.
-        depth: how many attempts are kept one behind the other; with 1 they share their memory.
+        depth: how many attempts in a row are kept; with 1 they share their memory.
 
-    Whether the last attempt was accepted is known on the device only: the next one begins with a
-    combine of its two states and first stages under weights 1 and 0, and an input of weight 0 is
-    not read."""
+    Only the device knows whether the last attempt was accepted: the next one begins with a combine
+    of its two states and first stages under weights 1 and 0, and the kernel does not read an input
+    of weight 0."""
 
     takes_slopes = True
 
@@ -85,7 +85,7 @@ class RungeKutta:
         new = self.last
         first = new.k[0]
         ins = (before.k[0], before.k[-1], before.y, before.y1)
-        # the state that goes on, f there, and the state of the second stage, in one pass
+        # the current state, f there, and the state of the second stage, in one pass
         dispatch.combine((self.stage, new.y, first), ins, batch.weights[0], ALONE)
         stages = self.pair.stages
         memory = (new.y, *(self.stage,) * (stages - 1), new.y1)
@@ -107,11 +107,11 @@ class RungeKutta:
             batch.norm.copy_(of_two(batch.norm, self.third))
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
-        """The states of the running samples, or of these of them."""
+        """The states of the running samples, or of those in ``index``."""
         return batch.after(self.last.y, self.last.y1, index)
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
+        """Keep only these of the running samples."""
         a = self.last
         k = [a.k[0][index], *(a.k[-1][index],) * self.pair.stages]
         self.attempts = [Attempt(a.y[index], a.y1[index], k)]
@@ -125,8 +125,8 @@ class RungeKutta:
         """Coefficients (p + 1, n, ...) of y(t + theta h), lowest power first, for these samples of
         an attempt.
 
-        ``state`` is the control state after it. Stages that only the dense output needs are
-        evaluated here."""
+        ``state`` is the control state after it. Evaluates the stages that only the dense output
+        needs."""
         y = attempt.y[index]
         k = [x[index] for x in attempt.k]
         h = state[H0, index]
@@ -179,7 +179,7 @@ def of_two(norm: Tensor, third: Tensor) -> Tensor:
 
 
 class Recipe(NamedTuple):
-    """What is the same in every solve with a pair: the stages that each state is made of (none of
+    """The constants of a pair, the same in every solve: the stages that each state needs (none for
     the first two, which the first combine of an attempt writes), then those of each error norm; the
     weights of all combines; and the rows of the dense output over all stages."""
 
@@ -192,7 +192,7 @@ class Recipe(NamedTuple):
 @functools.lru_cache(64)
 def _recipe(pair: Pair) -> Recipe:
     states = [[row] for row in (*pair.a[2:], pair.b)]
-    # the step itself stands above each error, for the state that tolerances are scaled by
+    # the step itself stands above each error, for the state that scales the tolerances
     errors = [row for row in (pair.error, pair.error_third) if row is not None]
     norms = [[(*pair.b, 0.0), row] for row in errors]
     columns = [_columns(rows) for rows in states]

@@ -1,4 +1,4 @@
-"""One system whose steps are judged on the host, by a rule that takes numbers."""
+"""One system whose steps a rule judges on the host, with plain numbers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Rule(Protocol):
 
 
 class SingleSolve(Protocol):
-    """A method, and who looks at its attempts, in one."""
+    """A method and the watcher of its attempts in one."""
 
     def attempt(self, single: Single) -> None:
         """Make a step of ``single.rule.h``; its error goes to ``single.error``."""
 
     @property
     def last(self) -> Any:
-        """What the last attempt left."""
+        """The last attempt's result."""
 
     def note(self, attempt: Any, took: bool) -> None:
-        """Go on from an attempt that was accepted, or not."""
+        """Take note of an attempt, which was accepted if ``took``."""
 
     def look(self, method: Any, single: Single) -> None:
         """Set ``single.ended`` once the solve is over."""

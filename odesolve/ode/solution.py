@@ -46,8 +46,8 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Details:
-    """What a solution keeps for its methods: the right-hand side, the last control state, the
-    steps, the times asked for, rtol and atol, the method (None of fixed steps)."""
+    """What a solution stores for its methods: the right-hand side, the last control state, the
+    steps, the output times, rtol and atol, the method (None for fixed steps)."""
 
     drift: Drift
     results: Results
@@ -59,20 +59,21 @@ class Details:
 
 @dataclass(frozen=True)
 class Solution:
-    """The states of a solve and how it went; of one system the numbers have no batch dimension and
+    """The states of a solve and how it went; for one system the numbers have no batch dimension and
     ``status`` is one word.
 
     Attributes:
-        y: states (n, B, ...) at the times asked for, in the form of y0; NaN where a sample had
-            ended before. ``y[i, b]`` is sample b at ``t[i]``, or at ``t[b, i]`` of its own times.
+        y: states (n, B, ...) at the output times, in the form of y0; NaN where a sample had ended
+            before. ``y[i, b]`` is sample b at ``t[i]``, or at its own time ``t[b, i]``.
         last: the last state (B, ...) of each sample: at the end, at a terminal event, or the last
             accepted one of a solve that failed.
         t: the time (B,) of ``last``, float64.
-        nfe, steps, rejected: evaluations of f, accepted and rejected attempts (B,), int64.
+        nfe, steps, rejected: numbers of evaluations of f, accepted and rejected attempts (B,),
+            int64.
         status: "ok", "event" (a terminal one), "max_steps", "max_calls", "min_step" (the error
             stays too large for the shortest step) or "diverged" (f or the state is not finite), a
             list of B.
-        events: the zeros found of every event that was given, a ``Found`` each.
+        events: the zeros of every event, one ``Found`` per event.
     """
 
     y: Any = field(repr=False)
@@ -122,21 +123,20 @@ class Solution:
     @torch.no_grad()
     @fits_as("solution.at")
     def at(self, t: float | Sequence[float] | Tensor) -> Any:
-        """The states at a time (B, ...), at times (n,), or at times (n, B) of each sample (n, B,
-        ...); needs dense=True.
+        """The states (B, ...) at a time, or (n, B, ...) at times (n,) or at each sample's own times
+        (n, B); needs dense=True.
 
-        With the times t (B, n) of each sample's own that a solve was given, ``at(t.T)`` are the
-        states there.
+        After a solve with times t (B, n) of each sample's own, ``at(t.T)`` are the states there.
 
         NaN beyond the time that a sample reached. Raises OdesolveError without dense output and
-        outside of the interval."""
+        outside the interval."""
         return self._dense_at(t, slopes=False)
 
     @torch.no_grad()
     @fits_as("solution.slope_at")
     def slope_at(self, t: float | Sequence[float] | Tensor) -> Any:
-        """dy/dt of what ``at`` gives, which is the polynomials' and not quite f; times, form and
-        errors as for ``at``."""
+        """The slope of the states that ``at`` returns: that of the polynomials, not quite f. Times,
+        form and errors as for ``at``."""
         return self._dense_at(t, slopes=True)
 
     def _dense_at(self, t: float | Sequence[float] | Tensor, slopes: bool) -> Any:
@@ -176,8 +176,7 @@ class Solution:
 
 
 def solution(details: Details, y: Tensor, events: list[Found]) -> Solution:
-    """The solution of these results, with the states y (times, B, ...) at the times that were asked
-    for."""
+    """The solution with these results and the states y (times, B, ...) at the output times."""
     drift = details.drift
     results = details.results
 

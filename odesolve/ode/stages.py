@@ -1,8 +1,8 @@
-"""The loop over the stages of an explicit Runge-Kutta step, and the two arithmetics that make its
-states.
+"""The loop over the stages of an explicit Runge-Kutta step, and the two arithmetics that compute
+its states.
 
 State i of a step is y + h sum_j w_ij k_j over the slopes before it, and k_i is f there.
-``FusedStates`` writes each state in one pass over memory; ``PlainStates`` makes it of operations
+``FusedStates`` writes each state in one pass over memory; ``PlainStates`` computes it by operations
 that autograd records.
 """
 
@@ -19,7 +19,7 @@ from odesolve.kernels import dispatch
 from odesolve.kernels.reference import Weights
 from odesolve.methods.tableaus import Row, Tableau
 
-# (t, y): a time of the clock's, and the state (B, ...)
+# (t, y): a time of the clock, and the state (B, ...)
 Slope = Callable[[Any, Tensor], Tensor]
 # (number of the stage, the state there): f there
 StageSlope = Callable[[int, Tensor], Tensor]
@@ -28,7 +28,7 @@ FIRST = (0,)
 
 
 class Arithmetic(Protocol):
-    """How the states of one step are made."""
+    """How the states of one step are computed."""
 
     def state(self, i: int, k: Sequence[Tensor]) -> Tensor:
         """State i (B, ...) from the slopes k before it."""
@@ -38,7 +38,7 @@ class Arithmetic(Protocol):
 def stage_slopes(
     slope: StageSlope, states: Arithmetic, k: list[Tensor], count: int
 ) -> list[Tensor]:
-    """The slopes k, completed to ``count`` of them."""
+    """The slopes k, extended to ``count`` of them."""
     for i in range(len(k), count):
         k.append(slope(i, states.state(i, k)))
     return k
@@ -54,8 +54,8 @@ class FusedStates:
 
     Args:
         memory: of every state; the first is that of y.
-        columns: the slopes that each state is made of; where there are none, the state stands in
-            its memory already.
+        columns: the slopes that enter each state; where there are none, the state is already in its
+            memory.
         weights: the block of each state, of y and these slopes.
     """
 
@@ -80,7 +80,7 @@ class FusedStates:
 
 
 class PlainStates:
-    """States as new tensors, connected to what they are made of.
+    """States as new tensors, connected to y and the slopes.
 
     Args:
         rows: the weights of every state.
@@ -134,7 +134,7 @@ def lengths(h: float | Tensor, y: Tensor) -> float | Tensor:
 
 
 def weighted(weights: Row, slopes: Sequence[Tensor], h: float | Tensor) -> Tensor:
-    """h sum_j w_j k_j, with one operation for every slope whose weight is not 0, as one is."""
+    """h sum_j w_j k_j, with one operation per slope of nonzero weight; at least one is."""
     number = h if isinstance(h, float) else 1.0
     total = None
     for w, k in zip(weights, slopes, strict=False):

@@ -1,5 +1,5 @@
-"""Times at which f jumps: steps end there and begin anew, and f is called on the side of them that
-it is asked about."""
+"""Times at which f jumps: steps end there and begin anew, and each step calls f on its own side of
+the jump."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ class Stretch(NamedTuple):
     most: float = math.inf
 
     def clamp(self, t: Tensor) -> Tensor:
-        """Times within the stretch, where they are within it but for rounding, that are not those
-        of its jumps."""
+        """Times moved into the stretch, where only rounding puts them outside or onto a jump."""
         if self.bounded:
             return t.clamp(self.least, self.most)
         return t
@@ -58,7 +57,7 @@ def stop_times(stops: Any) -> tuple[float, ...]:
     """The times as numbers, each once, in order. Raises OdesolveError unless they are finite
     numbers."""
     if isinstance(stops, Tensor) and stops.requires_grad:
-        raise OdesolveError("stops require gradients, of which they get none: give stops.detach()")
+        raise OdesolveError("stops require gradients, which they do not get: give stops.detach()")
     try:
         given = torch.as_tensor(stops, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -72,8 +71,8 @@ def stop_times(stops: Any) -> tuple[float, ...]:
 
 
 def stretches(first: Time, last: Time, stops: Sequence[float], dtype: torch.dtype) -> list[Stretch]:
-    """The parts between neighbouring stops of a solve from one time to another, whose times f gets
-    in a type.
+    """The parts between neighbouring stops of a solve from one time to another; f gets times in
+    ``dtype``.
 
     Raises OdesolveError for stops where samples have times of their own.
     """

@@ -24,15 +24,15 @@ EXPECTED = "two or more times that rise or fall, such as (0.0, 1.0)"
 
 
 def moments(t: Any) -> Tensor:
-    """Times as a user gave them, float64, connected to what they were made of. Raises OdesolveError
-    for anything else."""
+    """The user's times, float64, connected to whatever they were computed from. Raises
+    OdesolveError for anything else."""
     return numbers("t", t, EXPECTED)
 
 
 def output_times(t: Any) -> Times:
     """The times of a solve from (n,), or from (B, n), times of each sample's own.
 
-    Raises OdesolveError unless there are two or more, all finite, that rise or fall: of (B, n) in
+    Raises OdesolveError unless there are two or more, all finite, that rise or fall, for (B, n) in
     each row."""
     given = moments(t).detach()
     if given.dim() == 2:
@@ -61,8 +61,8 @@ def _of_samples(given: Tensor) -> Tensor:
 
 
 def shared_times(t: Any, recorded: bool) -> list[float]:
-    """The times of a solve where all samples share them. Raises OdesolveError for others, for (B,
-    n), and where a solve whose gradients are ``recorded`` gives none of them that ask."""
+    """The times of a solve where all samples share them. Raises OdesolveError for times (B, n), and
+    for times that require gradients where a solve with ``recorded`` gradients gives them none."""
     if recorded and moments(t).requires_grad:
         raise OdesolveError("t requires gradients, which these times do not get: give t.detach()")
     times = output_times(t)
@@ -75,14 +75,14 @@ def shared_times(t: Any, recorded: bool) -> list[float]:
 
 
 def check_resolved(times: Times, dtype: torch.dtype, steps: int = 1) -> None:
-    """Raise OdesolveError for times that a state's type does not hold, or a span that float64 does
-    not cut into steps."""
+    """Raise OdesolveError for times that a state's type cannot hold, or a span too short for
+    float64 to divide into steps."""
     given = torch.as_tensor(times, dtype=torch.float64)
     largest = given.abs().amax(0).reshape(-1)
     span = (given[-1] - given[0]).abs().reshape(-1)
     if float(largest.max()) > torch.finfo(dtype).max:
-        held = f"t reaches {float(largest.max()):g}, which {dtype} does not hold"
-        raise OdesolveError(f"{held}: give y0 in float64, or time in larger units")
+        problem = f"t reaches {float(largest.max()):g}, which {dtype} does not hold"
+        raise OdesolveError(f"{problem}: give y0 in float64, or time in larger units")
     short = span < SPAN * steps * RESOLUTION * largest
     if bool(short.any()):
         size = float(span[short][0])
@@ -95,8 +95,8 @@ def check_resolved(times: Times, dtype: torch.dtype, steps: int = 1) -> None:
 
 
 def fitted(times: Times, drift: Drift) -> Times:
-    """Times on the device of a state. Raises OdesolveError unless those of each sample's own are as
-    many as samples, and for times that a solve cannot resolve."""
+    """Times on the device of a state. Raises OdesolveError unless times (B, n) have one row per
+    sample, and for times that a solve cannot resolve."""
     check_resolved(times, drift.start.dtype)
     if not isinstance(times, Tensor):
         return times
@@ -123,7 +123,7 @@ def each(t: Time, like: Tensor) -> Tensor:
 
 
 def in_direction(length: float, span: Time) -> Time:
-    """A length with the sign of the span, or of each sample's."""
+    """A length with the sign of the span, which may be one per sample."""
     if isinstance(span, Tensor):
         return torch.full_like(span, length).copysign(span)
     return math.copysign(length, span)

@@ -1,4 +1,4 @@
-"""What looks at every accepted step: output times, events and the record for dense output."""
+"""The watcher of every accepted step: output times, events and the record for dense output."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ULPS = 4.0  # of the time in the state's type: an event may be off by them
 
 
 class StepMarks:
-    """Output times, ``t`` (n,) of all samples or (n, B) of each, in its direction ``sign`` (a
-    number, or one per sample)."""
+    """Output times, ``t`` (n,) for all samples or (n, B) of each sample's own, in the direction
+    ``sign`` (a number, or one per sample)."""
 
     def __init__(self, times: Times, like: Tensor):
         self.t = torch.as_tensor(times, dtype=torch.float64, device=like.device)
@@ -33,25 +33,26 @@ class StepMarks:
         self.inner = (self.sign * self.t[:-1]).t().contiguous()
 
     def passed(self, rows: Tensor, t: Tensor) -> Tensor:
-        """How many of the times but the last these samples have reached at times t (n,)."""
+        """How many of the output times, without the last, these samples have reached at times t
+        (n,)."""
         if not isinstance(self.sign, Tensor):
             return torch.searchsorted(self.inner, self.sign * t, right=True)
         ahead = (self.sign[rows] * t)[:, None]
         return torch.searchsorted(self.inner[rows], ahead, right=True)[:, 0]
 
     def at(self, place: Tensor, rows: Tensor) -> Tensor:
-        """The times of these numbers of these samples."""
+        """The output times with these numbers, of these samples."""
         if self.t.dim() > 1:
             return self.t[place, rows]
         return self.t[place]
 
 
 class StepWatch:
-    """Fills ``y`` (times, B, ...) at the inner output times, finds events, and keeps the steps if
+    """Fills ``y`` (times, B, ...) at the inner output times, locates events, and keeps the steps if
     ``dense``.
 
-    Attempts are noted as they are made and evaluated when the host looks, one after the other; a
-    terminal event takes its sample back to the counts of the attempt in which it lies.
+    It notes attempts as they happen and evaluates them in order when the host looks. A terminal
+    event takes its sample back to the counts of the attempt that contains it.
     """
 
     def __init__(self, drift: Drift, times: Times, events: Sequence[Event], dense: bool):
@@ -81,7 +82,8 @@ class StepWatch:
         self.noted.append((attempt, state.clone()))
 
     def look(self, method: Method, batch: Batch) -> None:
-        """Evaluate what was noted, and end the samples that met a terminal event."""
+        """Evaluate the attempts since the last look, and end the samples that met a terminal
+        event."""
         self.stopped = torch.zeros(len(batch), dtype=torch.bool, device=batch.state.device)
         self.more = torch.zeros(len(batch), dtype=torch.float64, device=batch.state.device)
         for attempt, state in self.noted:
@@ -108,7 +110,7 @@ class StepWatch:
             batch.control(begin=True)
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples: what is kept here is of all."""
+        """Nothing to do: the watch holds the data of all samples."""
 
     def _value(self, event: Event, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Tensor:
         value = event.fn(self.drift.time(t.to(y.dtype)), self.drift.open(y), *args)
@@ -159,10 +161,10 @@ class StepWatch:
         for event, kept_so_far, z, t in zip(
             self.events, self.crossings, crossings, times, strict=True
         ):
-            kept = way[z.rows] * t <= (way * reached)[z.rows]
-            rows = z.rows[kept]
-            t = t[kept]
-            y = evaluate(piece.coefficients[:, rows], z.theta[kept])
+            mask = way[z.rows] * t <= (way * reached)[z.rows]
+            rows = z.rows[mask]
+            t = t[mask]
+            y = evaluate(piece.coefficients[:, rows], z.theta[mask])
             kept_so_far.append((piece.rows[rows], t, y))
             if event.terminal:
                 met[rows], states[rows] = True, y
@@ -185,7 +187,7 @@ class StepWatch:
             if isinstance(rows, slice):
                 return self._along(event, piece, rows, theta, args)
             assert isinstance(theta, Tensor)
-            # no more samples at a time than there are
+            # at most as many samples at a time as the solve has
             parts = zip(rows.split(len(end)), theta.split(len(end)), strict=True)
             values = [self._along(event, piece, *part, None) for part in parts]
             return torch.cat(values) if len(rows) else theta
@@ -198,8 +200,8 @@ class StepWatch:
         crossings, limits = zeros(value, before, after, limits)
         self.values[i][piece.rows] = after
         self.limits[i][:, piece.rows] = limits
-        wanted = crossings.rising if event.direction > 0 else ~crossings.rising
-        return crossings if event.direction == 0 else crossings.of(wanted)
+        mask = crossings.rising if event.direction > 0 else ~crossings.rising
+        return crossings if event.direction == 0 else crossings.of(mask)
 
     def _along(
         self,
@@ -209,13 +211,13 @@ class StepWatch:
         theta: Tensor | float,
         args: tuple[Any, ...] | None,
     ) -> Tensor:
-        """An event's function at places of these steps; ``args`` where they are those of all."""
+        """An event's function at places of these steps; ``args`` where the rows are all samples."""
         t = piece.t0[rows] + theta * piece.h[rows]
         given = self.drift.args_of(piece.rows[rows]) if args is None else args
         return self._value(event, t, evaluate(piece.coefficients[:, rows], theta), given)
 
     def _limits(self, event: Event, piece: Piece, batch: Batch, index: Tensor) -> Tensor:
-        """What the event must exceed in these first steps before it counts."""
+        """The values that the event must exceed in these first steps before it counts."""
         y = piece.coefficients[0]
         slope = piece.coefficients[1]
         args = self.drift.args_of(piece.rows)

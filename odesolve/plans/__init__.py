@@ -1,1 +1,1 @@
-"""Plans: instructions over named values, the laws they obey, and other forms of the same thing."""
+"""Plans: instructions over named values, the laws that they obey, and other forms of a plan."""

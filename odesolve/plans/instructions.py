@@ -1,4 +1,4 @@
-"""The three instructions that plans are made of, over named values."""
+"""The three instructions of plans, over named values."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _NOISE = "~"  # "~3" names the standard normal of stream 3
 
 
 def noise_name(stream: int) -> str:
-    """Name of the standard normal, one number an element, that stream ``stream`` of the solve's
-    noise holds."""
+    """Name of the standard normal in stream ``stream`` of the solve's noise, one number per
+    element."""
     return f"{_NOISE}{stream}"
 
 
@@ -65,10 +65,9 @@ class LinearForm(dict):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Call the network on ``input`` at time ``t``; ``output`` is what it says about ``quantity``
-    there.
+    """Call the network on ``input`` at time ``t``; ``output`` is its value of ``quantity`` there.
 
-    ``variance``, where given, names the variance that the network has learned to predict along with
+    ``variance``, unless None, names the variance that the network has learned to predict along with
     it. ``to`` is the second time of a network of two times, whose velocity is the average from
     ``t`` to there."""
 
@@ -134,15 +133,15 @@ class Combine:
 
     @property
     def rows(self) -> Iterator[tuple[Output, list[tuple[str, float]]]]:
-        """Every output with the terms (input, weight) that it is the sum of."""
+        """Every output with the terms (input, weight) that sum to it."""
         for output, row in zip(self.outputs, self.weights, strict=True):
             yield output, list(zip(self.inputs, row, strict=True))
 
 
 @dataclass(frozen=True)
 class Apply:
-    """A named nonlinear place: ``output`` <- fn(``input``), where ``fn`` is found by name when the
-    plan is run.
+    """A named nonlinear place: ``output`` <- fn(``input``), where a run of the plan looks ``fn`` up
+    by name.
 
     The places of ``run.places`` also read the values ``others``, draw the ``stream`` and take the
     numbers ``given``."""
@@ -183,10 +182,11 @@ def fold(
     combine: Callable[[int, Combine], T],
     apply: Callable[[int, Apply], T],
 ) -> Iterator[T]:
-    """What the function for its kind returns of every instruction and its number, in order.
+    """The results of calling, for every instruction and its number in order, the function for its
+    kind.
 
     Everything that reads a plan from end to end goes through here: a fourth kind of instruction
-    would be one more argument, which no reader could forget."""
+    would be one more argument, which no reader could omit."""
     kinds: dict[type, Callable[[int, Instruction], T]] = {
         Evaluate: evaluate,
         Combine: combine,
@@ -202,7 +202,7 @@ def each(
     combine: Callable[[int, Combine], object],
     apply: Callable[[int, Apply], object],
 ) -> None:
-    """``fold`` for functions that are called for what they do."""
+    """``fold`` for functions with side effects."""
     for _ in fold(instructions, evaluate, combine, apply):
         pass
 
@@ -231,8 +231,8 @@ def sound(i: Combine) -> bool:
 
 
 def substitute(terms: Iterable[tuple[str, float]], env: Mapping[str, LinearForm]) -> LinearForm:
-    """The combination of terms with every name replaced by what it stands for in ``env``; noise
-    stands for itself."""
+    """The combination of terms with every name replaced by its value in ``env``; noise stands for
+    itself."""
     out = LinearForm()
     for name, weight in terms:
         out = out + (env[name] if stream_of(name) is None else LinearForm({name: 1.0})) * weight
@@ -245,7 +245,7 @@ def names(i: Instruction) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def write_rows(instructions: Iterable[Instruction]) -> list[list]:
-    """Instructions as rows of a plan's JSON: what is at its default at the end is left out."""
+    """Instructions as rows of a plan's JSON, without trailing fields that have their defaults."""
     return list(fold(instructions, _evaluate_row, _combine_row, _apply_row))
 
 
@@ -316,7 +316,7 @@ def read_row(row: Row) -> Instruction:
 
 
 def written(instructions: Iterable[Instruction]) -> list[tuple[str, str]]:
-    """What instructions make and from what, as text, one pair for each output."""
+    """The outputs of instructions and their formulas as text, one pair per output."""
     return list(chain.from_iterable(fold(instructions, _call_text, _sums_text, _function_text)))
 
 
@@ -338,7 +338,7 @@ def _sum_text(terms: Iterable[tuple[str, float]]) -> str:
 
 
 def _function_text(_: int, i: Apply) -> list[tuple[str, str]]:
-    drawn = [] if i.stream is None else [noise_name(i.stream)]
+    draws = [] if i.stream is None else [noise_name(i.stream)]
     numbers = [f"{v:.6g}" for v in i.given]
-    arguments = ", ".join([i.input, *i.others, *drawn, *numbers])
+    arguments = ", ".join([i.input, *i.others, *draws, *numbers])
     return [(i.output, f"{i.fn}({arguments}, t={i.t:.6g})")]

@@ -1,5 +1,5 @@
 """The laws that every row of a plan obeys: what a step carries exactly, whatever the network
-says."""
+returns."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from odesolve.plans.instructions import (
 )
 
 TOLERANCE = 1e-13
-# draws that a value may carry for every step: many more than any sampler takes, and few enough to
-# add up
+# draws that a value may carry per step: many more than any sampler takes, and few enough to add up
 MOST = 1024
 
 
@@ -49,7 +48,7 @@ def residual(
     return check.worst
 
 
-Sized = list[tuple[float, float]]  # a pair of values, each with the size of what it was summed from
+Sized = list[tuple[float, float]]  # a pair of values, each with the size of the terms in its sum
 _NO_MEAN: Sized = [(0.0, 0.0), (0.0, 0.0)]
 
 
@@ -65,10 +64,10 @@ class _PathLaw:
     def state(self, t: float) -> tuple[float, float]:
         return self._at[t]
 
-    def with_noise(self, got: Sized, drawn: Mapping[str, float]) -> Sized:
-        """The deviation of the start noise and of independent draws together."""
+    def with_noise(self, got: Sized, draws: Mapping[str, float]) -> Sized:
+        """The standard deviation of the start noise and of independent draws together."""
         mean, (b, size) = got
-        return [mean, (math.hypot(b, *drawn.values()), size + math.hypot(*drawn.values()))]
+        return [mean, (math.hypot(b, *draws.values()), size + math.hypot(*draws.values()))]
 
 
 class _ClockLaw:
@@ -79,14 +78,14 @@ class _ClockLaw:
     def state(self, t: float) -> tuple[float, float]:
         return (1.0, t)
 
-    def with_noise(self, got: Sized, drawn: Mapping[str, float]) -> Sized:
-        """What is exact for a constant drift says nothing about noise."""
+    def with_noise(self, got: Sized, draws: Mapping[str, float]) -> Sized:
+        """Exactness for a constant drift says nothing about noise."""
         return got
 
 
 class _Check:
-    """One pass over the instructions: what each value comes to under the law, and how far a state
-    is from what the law says."""
+    """One pass over the instructions: the value of each name under the law, and how far each state
+    violates it."""
 
     def __init__(
         self,
@@ -108,34 +107,34 @@ class _Check:
         self.known[i.output] = _exact(self.law.evaluation)
 
     def apply(self, _: int, i: Apply) -> None:
-        """A transform may do anything, so what comes out is trusted as far as what went in."""
+        """A transform may do anything, so its output is trusted as far as its input."""
         self.known[i.output] = self.known[i.input]
         self.noises[i.output] = self.noises.get(i.input, {})
 
     def combine(self, _: int, i: Combine) -> None:
-        # a draw has mean 0 and is summed apart
+        # a draw has mean 0 and is summed separately
         columns = [self.known.get(n, _NO_MEAN) for n in i.inputs]
         for output, row in zip(i.outputs, i.weights, strict=True):
             value = _weighted(row, columns)
-            drawn = _draw_coefficients(row, i.inputs, self.noises) if self.noisy else {}
-            if len(drawn) > MOST * (self.steps + 1):
+            draws = _draw_coefficients(row, i.inputs, self.noises) if self.noisy else {}
+            if len(draws) > MOST * (self.steps + 1):
                 raise PlanError(
-                    f"{output.name!r} carries {len(drawn)} draws of noise over {self.steps} steps"
+                    f"{output.name!r} carries {len(draws)} draws of noise over {self.steps} steps"
                 )
             self.known[output.name] = value
-            self.noises[output.name] = drawn
-            self._compare(output, value, drawn)
+            self.noises[output.name] = draws
+            self._compare(output, value, draws)
 
-    def _compare(self, output: Output, value: Sized, drawn: Mapping[str, float]) -> None:
-        """An output with what it stands for. A state that ends a step counts as exact from there
-        on, so that the error of one step is not charged to the next."""
+    def _compare(self, output: Output, value: Sized, draws: Mapping[str, float]) -> None:
+        """Compare an output with its exact value. A state that ends a step counts as exact from
+        there on, so that the error of one step does not count in the next."""
         if output.guess:
             self.known[output.name] = _exact(self.law.evaluation)
             return
         if output.time is None:
             return
         want = self.law.state(output.time)
-        value = self.law.with_noise(value, drawn) if drawn else value
+        value = self.law.with_noise(value, draws) if draws else value
         self.worst = max([self.worst, *_errors(value, want)])
         if output.name in self.finished:
             self.known[output.name] = _exact(want)
@@ -143,7 +142,7 @@ class _Check:
 
 
 def _errors(value: Sized, want: tuple[float, float]) -> Iterable[float]:
-    """Errors relative to the sizes of the terms that were summed, 1 at least."""
+    """Errors relative to the sizes of the summed terms, at least 1."""
     for (number, size), right in zip(value, want, strict=True):
         yield abs(number - right) / max(size, 1.0)
 

@@ -1,4 +1,4 @@
-"""Whether a plan is one of a path: its coefficients are those of alpha and sigma at its times."""
+"""Whether a plan belongs to a path: its coefficients are those of alpha and sigma at its times."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ SAME = 1e-4  # of alpha and sigma: tables made in float32 are the same path
 
 
 def check_path(plan: Any, path: Path, name: str = "plan") -> None:
-    """Raise OdesolveError unless this is a plan, and one that was made for the path, or for one
-    with the same levels."""
+    """Raise OdesolveError unless this is a plan for the path, or for one with the same levels."""
     if not isinstance(plan, Plan):
         raise OdesolveError(
             f"{name} is {short(plan)}: give what ode.plan(solver, path, steps) returns"
@@ -59,7 +58,7 @@ def _alike(plan: Plan, path: Path) -> bool:
     if not (low <= times[0] and times[-1] <= high):
         return False
     theirs = _written_for(plan)
-    if theirs is None:  # what is left are the laws of rows of data predictions
+    if theirs is None:  # then only the laws of rows of data predictions remain
         data = all(e.quantity == "data" for e in plan.evaluations)
         return data and replace(plan, path=path).law_residual() <= SAME
     ends = theirs.start_std(plan.grid[0]), path.start_std(plan.grid[0])

@@ -57,9 +57,9 @@ _DOOR = Door("this", "is not the JSON of a plan", "give what plan.to_json() retu
 class Plan:
     """A sampler on one path and one time grid, as data.
 
-    ``grid`` holds the n + 1 step times in the order they are visited. ``path`` is the path it was
-    written for (any object with ``points`` and ``convert``); it takes no part in equality and may
-    be absent on a plan read from JSON."""
+    ``grid`` holds the n + 1 step times in the order they are visited. ``path`` is the path that it
+    was written for (any object with ``points`` and ``convert``); equality ignores it, and a plan
+    read from JSON may lack it."""
 
     solver: str
     grid: tuple[float, ...]
@@ -145,8 +145,8 @@ class Plan:
                 raise PlanError(f"{self.solver}: {name!r} is defined twice")
 
     def _check_places(self, known: set[str]) -> None:
-        """Raise PlanError where the state that ends a step lies at another time than the grid
-        says."""
+        """Raise PlanError where the state that ends a step lies at another time than in the
+        grid."""
         times = {o.name: o.time for o in outputs(self.instructions)}
         for name, k in self.step_of.items():
             t = self.grid[k]
@@ -163,7 +163,7 @@ class Plan:
         With D = x0 a row of a data plan must carry (alpha_s, sigma_s) to (alpha_t, sigma_t), the
         variance of the noise it adds included. A row of a velocity plan must be exact for dx/dt = 0
         and dx/dt = 1. Relative to the size of the terms that are summed, through the stages of a
-        step: a stage next to sigma = 0 cancels large terms, and round-off is all that is forgiven.
+        step: a stage next to sigma = 0 cancels large terms, and only round-off is tolerated.
         """
         return laws.residual(self.grid, self.instructions, self.step_names, self.path)
 
@@ -171,7 +171,7 @@ class Plan:
     def step_of(self) -> dict[str, int]:
         """The number of the step that each of these states finishes: "x3" the third.
 
-        A plan's JSON says it by the name alone, and here is the one place that reads it."""
+        A plan's JSON says this only by the name; no other code reads it from there."""
         return {f"x{k}": k for k in range(1, self.steps + 1)}
 
     @cached_property
@@ -205,8 +205,8 @@ class Plan:
         """How two plans differ as samplers: evaluation times and the largest difference of any
         coefficient.
 
-        ``tolerance`` is for plans found in less than float64, such as those of a sampler that was
-        imported."""
+        ``tolerance`` is for plans with coefficients below float64 accuracy, such as those of
+        imported samplers."""
         mine = self.matrix()
         theirs = other.matrix()
         pairs = [(a.t, b.t) for a, b in zip(self.evaluations, other.evaluations, strict=False)]
@@ -251,7 +251,7 @@ class _Matrix:
         )
 
     def _data(self, number: int, state: LinearForm, i: Evaluate) -> LinearForm:
-        """What an evaluation yields, over the data prediction at its point."""
+        """The value of an evaluation, over the data prediction at its point."""
         data = LinearForm({f"D{number}": 1.0})
         if i.quantity == "data":
             return data
@@ -271,13 +271,13 @@ class _Matrix:
 
 
 def _average(number: int, to: float) -> LinearForm:
-    """An evaluation between two times, which no data prediction at its point says."""
+    """An evaluation between two times, which no data prediction at its point determines."""
     return LinearForm({f"u{number} to {to!r}": 1.0})
 
 
 def read_plan(text: str, path_of: Callable[[dict[str, Any]], Any]) -> Plan:
-    """The checked plan in a JSON text; ``path_of`` takes what the text says of its path. Raises
-    PlanError as ``from_json``."""
+    """The checked plan in a JSON text; ``path_of`` makes a path from its description in the text.
+    Raises PlanError as ``from_json``."""
     with uncollected(), _DOOR.reading():
         body = shaped(parsed(text, _DOOR), _PlanFile, _DOOR)
         path = path_of(body.path)

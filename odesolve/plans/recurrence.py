@@ -1,5 +1,5 @@
-"""Any linear plan as one recurrence over the states at which it calls the network: what a window of
-them is solved by."""
+"""Any linear plan as one recurrence over the states at which it calls the network, as needed to
+solve a window of them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from odesolve.plans.instructions import (
 )
 from odesolve.plans.plan import Plan
 
-STATE = "y"  # the state of the latest call, in which everything that is still read is expressed
-ROUNDED = 1e-12  # a coefficient below this fraction of the terms it is left over from is none
+STATE = "y"  # the state of the latest call, which expresses everything that is still read
+ROUNDED = 1e-12  # a coefficient below this fraction of its terms counts as zero
 DEEPEST = 6  # past evaluations that a row may read
 
 
@@ -33,9 +33,9 @@ class Recurrence:
     z(streams[k, s]), k = 0 to n - 1.
 
     y[k] is the state of call k at ``times[k]``, y[n] the plan's result, y[0] is ``first`` times the
-    start. E[k] is mix[k, 0] y[k] + mix[k, 1] times what the network says there about
-    ``quantities[k]``: where a plan keeps something else than that, a velocity or a noise, E is what
-    it keeps, or every row would reach back to the first. float64 on the host."""
+    start. E[k] is mix[k, 0] y[k] + mix[k, 1] times the network's ``quantities[k]`` there: where a
+    plan keeps another quantity, a velocity or a noise, E is that quantity; otherwise every row
+    would reach back to the first. float64 on the host."""
 
     times: Tensor
     quantities: tuple[str, ...]
@@ -54,11 +54,11 @@ class Recurrence:
 
 @functools.lru_cache(64)
 def recurrence(plan: Plan) -> Recurrence | str:
-    """The recurrence of a plan, single-step, multistep, of several stages or stochastic; a text
+    """The recurrence of a plan, single-step, multistep, multistage or stochastic; otherwise a text
     that says why there is none.
 
     A stage or a corrected state is expressed by the state of the latest call and past evaluations:
-    of UniPC this is the predicted state, whose corrections come with the next call.
+    for UniPC this is the predicted state, whose corrections come with the next call.
     """
     if plan.places:
         return f"it applies {plan.places[0]!r} between the evaluations"
@@ -77,8 +77,8 @@ def recurrence(plan: Plan) -> Recurrence | str:
 
 class _States:
     """One pass over a plan: the state of every call over the state and the evaluations (by number)
-    before it, in ``values`` all that is alive over the latest of them; ``mix`` says what an
-    evaluation is kept as."""
+    before it, in ``values`` all that is alive over the latest of them; ``mix`` says in which
+    quantity an evaluation is kept."""
 
     def __init__(self, plan: Plan):
         self.last: dict[str, int] = {}
@@ -93,7 +93,7 @@ class _States:
         self.forgotten = False
 
     def evaluate(self, k: int, i: Evaluate) -> None:
-        """Express all that is read later by the state of this call."""
+        """Express everything that is read later by the state of this call."""
         if self.forgotten:
             return
         at = self.values[i.input]
@@ -108,7 +108,7 @@ class _States:
         self.values[i.output] = LinearForm({str(number): 1.0})
 
     def combine(self, _: int, i: Combine) -> None:
-        """Substitute, and keep what a plan keeps instead of an evaluation."""
+        """Substitute, and keep the quantity that the plan keeps instead of an evaluation."""
         if self.forgotten:
             return
         for output, terms in i.rows:
@@ -121,7 +121,7 @@ class _States:
                 self._keep(output.name, number - 1, (value[STATE], value[latest]))
 
     def _keep(self, name: str, call: int, mix: tuple[float, float]) -> None:
-        """Let this mix of state and answer stand for what is kept of a call."""
+        """Let this mix of state and output be the kept quantity of a call."""
         latest = str(call)
         self.mix[call] = mix
         self.values = {n: _mixed(v, latest, *mix) for n, v in self.values.items()}
@@ -193,7 +193,7 @@ def _written(
 
 
 def _sorted(k: int, row: Mapping[str, float]) -> tuple[dict[int, float], dict[int, float]]:
-    """The weights of a row: of evaluations by how many calls ago they were, of draws by their
+    """The weights of a row: of evaluations by the number of calls since, of draws by their
     stream."""
     past = {}
     draws = {}

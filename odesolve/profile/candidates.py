@@ -23,8 +23,8 @@ EXAMPLES = {"solvers": "dpmpp_2m", "grids": "karras"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sampler to measure: a solver and a grid as ``ode.plan`` takes them, and the options that go
-    with them."""
+    """A sampler to measure: a solver and a grid as ``ode.plan`` takes them, and the solver's
+    options."""
 
     solver: SolverLike
     grid: GridLike
@@ -44,7 +44,7 @@ class Candidate:
 
     @property
     def grid_name(self) -> str:
-        """The grid as it can be written, such as ``karras`` or ``shift(0.5)``."""
+        """The grid's label, such as ``karras`` or ``shift(0.5)``."""
         return grid_label(self.grid)
 
 
@@ -58,7 +58,7 @@ def candidates(
     chosen_grids: Iterable[GridLike] | None = None,
 ) -> list[Candidate]:
     """Every solver on every grid. A ``Candidate`` stands for itself, and a label that names a
-    schedule for a solver on that; None stands for what suits the path's family."""
+    schedule for a solver on that; None stands for the defaults of the path's family."""
     for name, several in {"solvers": chosen, "grids": chosen_grids}.items():
         if several is not None and (
             isinstance(several, (str, bytes, Mapping)) or not isinstance(several, Iterable)
@@ -95,7 +95,7 @@ def default_grids(path: Path) -> list[str]:
 
 
 def default_solvers(path: Path) -> list[str]:
-    """A sensible set: what is in use, what measures best, and a baseline of each family."""
+    """A sensible set: the common solvers, the most accurate ones, and a baseline of each family."""
     heun = "heun" if path.family == "flow" else "heun_edm"
     names = [
         "euler",
@@ -142,12 +142,12 @@ def lowered(model: Model, candidate: Candidate, steps: int, dtype) -> Program:
 
 def _refuse_noise(model: Model, candidate: Candidate) -> None:
     """Raise OdesolveError for a sampler that draws noise; one step to the data end draws none, so
-    two are looked at."""
+    it checks two."""
     try:
         few = None if is_listed(candidate.grid) else 2
         plan = plan_for(model, candidate.solver, few, candidate.grid, dict(candidate.options))
     except OdesolveError:
-        return  # what is wrong with it is said where its steps are chosen
+        return  # the choice of its steps will report the error
     if plan.streams:
         raise OdesolveError(
             f"{plan.solver} draws noise, and a profile measures the distance to the end point of "

@@ -1,5 +1,5 @@
-"""Counting and timing network evaluations from outside: what a sampler really asked for, whatever
-its plan says."""
+"""Counting and timing network evaluations from outside: a sampler's actual calls, whatever its plan
+says."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Counter:
         return int(calls) if calls.is_integer() else calls
 
     def around(self, call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The same function, watched."""
+        """The same function with its calls counted."""
 
         def watched(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             self.rows += x.shape[0]

@@ -1,5 +1,5 @@
-"""What the rows of one sampler say together: its measured order, and where its errors stop meaning
-anything."""
+"""Conclusions from all rows of one sampler: its measured order, and where its errors lose their
+meaning."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import replace
 from odesolve.profile.result import FLOOR, Profile, Row
 
 POINTS = 3  # budgets that a measured order is fitted to, counted from the largest
-STALLED = 0.8  # an error that falls less than this for half as many steps again has met a floor
-SMALL = 1e-3  # and is below this: with fewer steps a solver may stand still for its own reasons
+# an error that shrinks by less than this factor with 1.5 times the steps has reached a floor
+STALLED = 0.8
+SMALL = 1e-3  # and is below this: with few steps a solver may stall for other reasons
 
 
 def flagged(profile: Profile) -> list[Row]:

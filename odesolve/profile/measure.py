@@ -77,19 +77,19 @@ def profile(
         grids: names, with their number in brackets such as "shift(0.5)"; or rules, or lists of
             times.
         noise: standard normal noise of shape (B, ...), or a shape to draw it.
-        batch: number of samples; then ``noise`` is the shape of one sample, or a tensor of which
-            the first are taken.
-        seed: seed of the noise that is drawn.
+        batch: number of samples; then ``noise`` is the shape of one sample, or a tensor whose first
+            samples are used.
+        seed: seed of the noise, where ``noise`` is a shape.
         dtype: dtype of the state in the measured runs: float32 by default, float64 for float64
             noise.
-        device: where to put noise that is given as a shape; by default the network's.
+        device: of the noise, where ``noise`` is a shape; by default the network's.
         reference: exact end points of shape (B, ...) for this noise, or a ``Reference``; by default
             two solves that agree.
         tolerance, limit: of the reference, see ``reference.certified``.
-        timing: timed runs of which the fastest counts; 0 takes no times.
-        executor: an ``ode.Window`` or ``ode.Parareal`` to measure beside the loop, on the best plan
-            of every budget, for one sample and for all: see ``Profile.parallel`` and what
-            ``advice`` says of it.
+        timing: number of timed runs; the fastest counts. 0 takes no times.
+        executor: an ``ode.Window`` or ``ode.Parareal`` to compare with the loop, on the best plan
+            of every budget, for one sample and for all: see ``Profile.parallel`` and
+            ``Profile.advice``.
         progress: show a bar; by default on work longer than a second, on a terminal (in a log,
             lines).
         resume: a JSON file that is written after each sampler; rows in it are not measured again.
@@ -130,8 +130,8 @@ def _measure(
     budgets: Iterable[int],
     file: str | File | None,
 ) -> None:
-    """Add a row for each sampler and budget, but for those that the file has; the file is written
-    after each sampler."""
+    """Add a row for each sampler and budget, except those in the file; write the file after each
+    sampler."""
     known = _known(file, out)
     for candidate in chosen:
         for budget in budgets:
@@ -164,7 +164,7 @@ class Bench:
         self.closest: tuple[float, Program, Tensor] | None = None
 
     def row(self, candidate: Candidate, budget: int) -> Row:
-        """The row of one sampler at one budget; never raises for what the sampler does."""
+        """The row of one sampler at one budget; never raises for a failure of the sampler."""
         row = Row(candidate.name, candidate.grid_name, budget, dict(candidate.options))
         try:
             program = fit(self.model, candidate, budget, self.noise.dtype)
@@ -308,11 +308,10 @@ def _known(resume: str | File | None, fresh: Profile) -> dict[tuple, Row]:
 
 
 def _counted(bar, done: int, most: int) -> Callable[[int], None] | None:
-    """A tick for many runs, each of which numbers its own calls, from the bar's, which is told how
-    many there were.
+    """A tick for many runs, each with its own count of calls, that passes the total to the bar.
 
-    The bar goes from ``done`` to ``most`` and waits there: how many calls a reference takes is not
-    known before."""
+    The bar goes from ``done`` to ``most`` and waits there: the number of calls of a reference is
+    not known in advance."""
     calls = itertools.count(done + 1)
     if bar is None:
         return None

@@ -14,12 +14,12 @@ TRIMMED = 0.05
 
 @dataclass(frozen=True)
 class Errors:
-    """Distances from the reference, all in units of one coordinate of the state (a pixel).
+    """Distances from the reference, all per coordinate of the state (a pixel).
 
     ``rmse`` over everything, ``trimmed`` without the worst 5 % of the samples, ``median`` of the
     per-sample RMSE and ``worst`` sample; ``sliced`` is the sliced 2-Wasserstein distance between
     both batches, ``frechet`` the Frechet distance of their Gaussian fits, divided by the root of
-    the number of coordinates fitted (None below 8 samples)."""
+    the number of fitted coordinates (None below 8 samples)."""
 
     rmse: float
     trimmed: float
@@ -34,8 +34,8 @@ class Comparison:
     host.
 
     The Gaussian fit covers all coordinates if there are more than twice as many samples; otherwise
-    it covers min(64, B // 4) fixed random orthonormal directions, where a covariance from B samples
-    means something."""
+    it covers min(64, B // 4) fixed random orthonormal directions, so that a covariance from B
+    samples is meaningful."""
 
     def __init__(self, reference: Tensor):
         self.reference = _flat(reference)
@@ -62,11 +62,11 @@ class Comparison:
         """Errors of end points of the reference's shape."""
         flat = _flat(x)
         square = (flat - self.reference).square().mean(1)
-        kept = square.sort().values[: max(1, math.floor((1 - TRIMMED) * len(square)))]
+        best = square.sort().values[: max(1, math.floor((1 - TRIMMED) * len(square)))]
         gap = (flat @ self.directions).sort(0).values - self.projected
         return Errors(
             rmse=_root_mean(square),
-            trimmed=_root_mean(kept),
+            trimmed=_root_mean(best),
             median=float(square.sqrt().median()),
             worst=float(square.max().sqrt()),
             sliced=_root_mean(gap.square()),

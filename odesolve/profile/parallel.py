@@ -1,5 +1,5 @@
-"""A parallel executor beside the loop: rounds, evaluations and wall time of the best plans, and
-whether it pays."""
+"""A parallel executor compared with the loop: rounds, evaluations and wall time of the best plans,
+and whether it pays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from odesolve.run import Reporting
 from odesolve.sampling.execute import execute, program_for
 from odesolve.sampling.model_plan import plan_for
 
-# share of the loop's time that is a gain; errors that are not told apart
+# share of the loop's time that counts as a gain; ratio of errors that count as equal
 PAYS = 0.9
 ALIKE = 2.0
 SMALL = 0.5  # rows of a batch cost less than this share of a call each where a network has room
@@ -45,8 +45,8 @@ def measured(
     """The executor on the best plan of every budget, for one sample and for the whole batch of
     ``noise`` (B, ...).
 
-    ``executor`` is an ``ode.Window``, or another that keeps a ``report``. Raises OdesolveError for
-    one that does not."""
+    ``executor`` is an ``ode.Window``, or another with a ``report``. Raises OdesolveError for one
+    without."""
     if not isinstance(executor, Reporting):
         raise OdesolveError(
             f"executor is {type(executor).__name__}, which keeps no report: give an ode.Window(), "
@@ -101,8 +101,8 @@ def _timed(s: _Setting, plan: Plan, start: Tensor, executor: Any) -> tuple[Tenso
 
 
 def _rows(s: _Setting, start: Tensor, plan: Plan) -> float:
-    """What a call on the states of all steps costs, in calls on one of them and divided by their
-    number: 1 where the network is busy with one, a small share where it has room for more."""
+    """The cost of a call on the states of all steps, in calls on one of them and divided by their
+    number: 1 where one state keeps the network busy, a small share where it has room for more."""
     n = plan.nfe
     t = plan.grid[len(plan.grid) // 2]
     many = start.repeat(n, *[1] * (start.dim() - 1))
@@ -123,7 +123,7 @@ def _fastest(call: Callable[[], Tensor], rounds: int, device: torch.device) -> t
 
 
 def advice(profile: Profile, metric: str = "median") -> list[str]:
-    """In words: where the executor is faster than the loop, and why it is not where it is not."""
+    """In words: where the executor is faster than the loop, and elsewhere why it is not."""
     lines = []
     for p in profile.parallel:
         many = "1 sample" if p.batch == 1 else f"{p.batch} samples"
@@ -165,8 +165,7 @@ def _reasons(profile: Profile, p: Parallel, metric: str) -> list[str]:
 
 
 def _few_steps(profile: Profile, p: Parallel, metric: str) -> Row | None:
-    """The cheapest row whose error is alike and that takes no more calls than the executor takes
-    rounds."""
+    """The cheapest row with an equal error and no more calls than the executor takes rounds."""
     mine = min(
         r.error(metric)
         for r in profile.good

@@ -1,5 +1,5 @@
-"""Work-precision plots: error against network evaluations, one line a solver, with the Pareto front
-and the floor."""
+"""Work-precision plots: error against network evaluations, one line per solver, with the Pareto
+front and the floor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def save(
     metric: str = "median",
     titles: Sequence[str] = (),
 ) -> None:
-    """Write one panel a profile, side by side, to a PNG, SVG or PDF file."""
+    """Write one panel per profile, side by side, to a PNG, SVG or PDF file."""
     if File(path).suffix.lower() not in SUFFIXES:
         raise OdesolveError(f"{path}: give a file name that ends in one of {', '.join(SUFFIXES)}")
     width = 6.4 if len(profiles) == 1 else 4.9 * len(profiles)
@@ -116,7 +116,7 @@ def _axes(panel: Any, profile: Profile, errors: list[float]) -> None:
 
 
 def best_lines(profile: Profile, metric: str) -> dict[str, list[Row]]:
-    """One line a solver, the best first: the options and the grid that serve it best."""
+    """One line per solver, the best first: the options and the grid that serve it best."""
     out: dict[str, list[Row]] = {}
     for rows in profile.lines(metric).values():
         out.setdefault(rows[0].solver, rows)

@@ -26,8 +26,8 @@ class Certificate:
     """Difference of two reference solves: RMS over everything, ``median`` and ``worst`` over
     per-sample RMSEs.
 
-    ``calls`` is what both took together, ``agreed`` whether the difference came under the
-    tolerance, ``how`` the two solves in words. An exact reference given by the user has zeros.
+    ``calls`` is the total of both, ``agreed`` whether the difference is below the tolerance,
+    ``how`` the two solves in words. An exact reference given by the user has zeros.
     """
 
     rms: float
@@ -74,20 +74,20 @@ def certified(
     both agree.
 
     Agreement is an RMS difference below ``tolerance`` times the RMS of the end points; ``limit``
-    caps the evaluations of one attempt. The state is float64 where the network runs on it, else
-    float32. Raises Diverged if no solve is finite.
+    caps the evaluations of one attempt. The state is float64 where the network runs on it,
+    otherwise float32. Raises Diverged if no solve is finite.
     """
     best: Reference | None = None
-    spent = 0
+    total = 0
     size = FIRST
     while True:
         fine, coarse, how, calls = _pair(model, noise, size, tick)
-        spent += calls
+        total += calls
         if bool(torch.isfinite(fine).all() and torch.isfinite(coarse).all()):
             gap = Comparison(fine)(coarse)
             agreed = gap.rmse <= tolerance * float(fine.double().square().mean().sqrt())
             candidate = Reference(
-                fine, Certificate(gap.rmse, gap.median, gap.worst, spent, agreed, how)
+                fine, Certificate(gap.rmse, gap.median, gap.worst, total, agreed, how)
             )
             best = candidate if best is None or gap.rmse < best.certificate.rms else best
             if agreed:
@@ -107,7 +107,7 @@ def certified(
 
 
 def _pair(model: Model, noise: Tensor, size: int, tick: Tick) -> tuple[Tensor, Tensor, str, int]:
-    """The finer and the coarser solve, the two in words, and the evaluations that both took."""
+    """The finer and the coarser solve, the two in words, and the evaluations of both together."""
     path = model.path
     start = float(plan_for(model, "ddim", 1, grids.Uniform(), {}).grid[0])
     clock = "rho" if math.isfinite(path.point(start).rho) else "t"

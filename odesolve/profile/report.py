@@ -1,4 +1,4 @@
-"""A profile in text: the table, and in words what to use."""
+"""A profile as text: the table, and advice in words."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IDLE = 0.05  # share of the time outside the network below which a faster solver
 
 
 def family(solver: str) -> str:
-    """The family that a solver is known by: what it declares, else its own name."""
+    """The family of a solver: the declared one, otherwise its own name."""
     return solvers().family_of(solver)
 
 
@@ -112,12 +112,12 @@ def rich_table(
     rows = shown(profile, limit, metric)
     body = [dict(zip(HEAD, cells(r, front), strict=True)) for r in rows]
     widths = {h: max([len(h), *(len(line[h]) for line in body)]) for h in HEAD if h != "flags"}
-    kept = [h for h in HEAD if h != "flags" or any(line[h] for line in body)]
+    columns = [h for h in HEAD if h != "flags" or any(line[h] for line in body)]
     for name in SPARE:
-        if sum(widths.get(h, 10) + 2 for h in kept) > width and name in kept:
-            kept.remove(name)
+        if sum(widths.get(h, 10) + 2 for h in columns) > width and name in columns:
+            columns.remove(name)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for name in kept:
+    for name in columns:
         table.add_column(
             name, justify="right" if name in NUMBERS else "left", no_wrap=name != "flags"
         )
@@ -125,7 +125,7 @@ def rich_table(
         if k and row.nfe != rows[k - 1].nfe:
             table.add_row()
         style = "bold" if row in front else "dim" if row.flags or not row.ok else ""
-        table.add_row(*(line[h] for h in kept), style=style)
+        table.add_row(*(line[h] for h in columns), style=style)
     return table
 
 
@@ -183,8 +183,8 @@ def _times(ratio: float) -> str:
 
 
 def _other_metric(fits: list[Row], best: Row, metric: str) -> str:
-    """The sampler with the lowest RMSE, where it is another by a margin: few samples that end
-    elsewhere decide it."""
+    """The sampler with the lowest RMSE, where that is clearly a different one: a few samples that
+    end elsewhere decide it."""
     other = min(fits, key=lambda r: r.rmse)
     if metric == "rmse" or other.rmse > 0.8 * best.rmse:
         return ""

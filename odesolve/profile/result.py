@@ -1,5 +1,5 @@
-"""What a profile holds: a row for each sampler and budget, the problem, and what follows from the
-rows."""
+"""The contents of a profile: a row for each sampler and budget, the problem, and the conclusions
+from the rows."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ LONGEST_NAME = 250  # of a file, in errors
 class Row:
     """One sampler at one budget.
 
-    ``nfe`` is the budget of network evaluations, ``calls`` what the plan asks for and ``counted``
-    what the network saw (guidance counts twice); errors are in units of a pixel, see
+    ``nfe`` is the budget of network evaluations, ``calls`` the number in the plan and ``counted``
+    the number that the network made (guidance counts twice); errors are in units of a pixel, see
     ``metrics.Errors``. Seconds are wall time of the fastest run, inside the network and outside it.
     ``order`` is the measured order, ``flags`` holds "reference" (error at the reference's floor),
     "dtype" (at the rounding of the state's dtype) and "plateau" (more steps do not help).
@@ -103,13 +103,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Parallel:
-    """A parallel executor beside the loop, on the plan of one row (``solver``, ``grid``, ``nfe``)
-    and ``batch`` samples.
+    """A parallel executor compared with the loop, on the plan of one row (``solver``, ``grid``,
+    ``nfe``) and ``batch`` samples.
 
     The plan takes ``calls`` evaluations, the executor ``rounds`` batches of them in turn and
     ``evaluations`` per sample. Seconds are wall time of the fastest run, of the executor and of the
-    loop; ``difference`` is that of the end points, relative, a root mean square; ``rows`` what a
-    call on the states of all steps costs in calls on one, over their number."""
+    loop; ``difference`` is the relative root mean square difference of the end points; ``rows`` is
+    the cost of a call on the states of all steps in calls on one, over their number."""
 
     solver: str
     grid: str
@@ -126,10 +126,10 @@ class Parallel:
 
 @dataclass
 class Profile:
-    """Rows of ``ode.profile``, and what they were measured on.
+    """Rows of ``ode.profile``, and the problem that they were measured on.
 
-    ``certificate`` says how well the reference is known, ``rounding`` is the RMS effect of the
-    state's dtype on the most accurate row (None if it was not measured), ``parallel`` a parallel
+    ``certificate`` says how accurate the reference is, ``rounding`` is the RMS effect of the
+    state's dtype on the most accurate row (None without a measurement), ``parallel`` a parallel
     executor on the best plans, ``problem`` the path, shape, seed and machine. ``noise`` and
     ``reference`` (tensors of shape (B, ...)) are there after a measurement, not after reading a
     file."""
@@ -168,8 +168,8 @@ class Profile:
 
     @fits_as("profile.ranked")
     def ranked(self, nfe: int, metric: str = "median") -> list[Row]:
-        """All rows within ``nfe`` evaluations, the best first. Raises OdesolveError if there are
-        none."""
+        """All rows within ``nfe`` evaluations, the best first. Raises OdesolveError if none is that
+        cheap."""
         fits = [r for r in self.good if r.calls <= nfe]
         if not fits:
             least = min((r.calls for r in self.good), default=None)
@@ -195,7 +195,7 @@ class Profile:
 
     @fits_as("profile.lines")
     def lines(self, metric: str = "median") -> dict[str, list[Row]]:
-        """For every solver with its options the rows on its best grid, ascending in evaluations,
+        """For every solver with its options, the rows on its best grid, ascending in evaluations,
         the best solver first.
 
         Best is the lowest mean logarithm of the error over the budgets that all compared rows have.
@@ -218,8 +218,7 @@ class Profile:
         )
 
     def outside(self) -> float | None:
-        """Share of the wall time that was spent outside the network, over all rows; None if no
-        times were taken."""
+        """Share of the wall time outside the network, over all rows; None without times."""
         timed = [
             r for r in self.good if r.network_seconds is not None and r.rest_seconds is not None
         ]
@@ -228,7 +227,7 @@ class Profile:
 
     @fits_as("profile.table")
     def table(self, limit: int | None = None, metric: str = "median") -> str:
-        """The rows as text, by budget and then error; ``limit`` keeps that many a budget. * marks
+        """The rows as text, by budget and then error; ``limit`` keeps that many per budget. * marks
         the Pareto front."""
         from odesolve.profile import report
 
@@ -255,7 +254,7 @@ class Profile:
 
     @fits_as("profile.to_csv")
     def to_csv(self, path: str | File) -> None:
-        """Write the rows as CSV, one column a field."""
+        """Write the rows as CSV, one column per field."""
         names = [f.name for f in dataclasses.fields(Row)]
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -270,7 +269,8 @@ class Profile:
 
     @fits_as("profile.to_json")
     def to_json(self, path: str | File | None = None) -> str:
-        """The profile as JSON text (without tensors), also written to ``path`` if one is given."""
+        """The profile as JSON text (without tensors); also writes it to ``path`` unless that is
+        None."""
         body = {"version": VERSION, "problem": self.problem, "certificate": vars(self.certificate)}
         rows = [{k: _plain(v) for k, v in vars(r).items()} for r in self.rows]
         body |= {
@@ -285,8 +285,8 @@ class Profile:
 
     @classmethod
     def from_json(cls, source: str | File) -> Profile:
-        """The profile that ``to_json`` wrote, from its text or its file. Raises OdesolveError if it
-        is none."""
+        """The profile that ``to_json`` wrote, from its text or its file. Raises OdesolveError for
+        anything else."""
         is_text = isinstance(source, (bytes, bytearray)) or (
             isinstance(source, str) and _like_json(source)
         )
@@ -298,7 +298,7 @@ class Profile:
         )
         with uncollected():
             body = shaped(parsed(given, door), _ProfileFile, door)
-            rows = [_row(held) for held in body.rows]
+            rows = [_row(row) for row in body.rows]
         parallel = [Parallel(**asdict(p)) for p in body.parallel]
         certificate = Certificate(**asdict(body.certificate))
         return cls(rows, certificate, body.rounding, body.problem, parallel=parallel)
@@ -376,12 +376,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _row(held: _ProfileRow) -> Row:
+def _row(row: _ProfileRow) -> Row:
     """A row, its missing errors NaN; its fields are those of the file, in their order."""
     for k in METRICS[:-1]:
-        if getattr(held, k) is None:
-            setattr(held, k, math.nan)
-    return Row(*astuple(held))
+        if getattr(row, k) is None:
+            setattr(row, k, math.nan)
+    return Row(*astuple(row))
 
 
 def _mean_log(rows: Sequence[Row], metric: str, floor: float, budgets: set[int]) -> float:

@@ -57,7 +57,7 @@ class Cursor:
 
     @property
     def input(self) -> Tensor:
-        """What the network is to be called with, scaled and cast."""
+        """The network's input, scaled and cast."""
         return self._value(self.call.input)
 
     @property
@@ -76,7 +76,7 @@ class Cursor:
         return value
 
     def state_dict(self) -> dict:
-        """Everything needed to go on later, as plain values and tensors (copies)."""
+        """Everything needed to resume later, as plain values and tensors (copies)."""
         slots = {i: s.clone() for i, s in enumerate(self.slots) if s is not None}
         dtypes = [str(d).removeprefix("torch.") for d in self.dtypes]
         program = self.program
@@ -86,11 +86,11 @@ class Cursor:
 
     @classmethod
     def load(cls, program: Program, saved: Mapping) -> Cursor:
-        """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError for all
-        else, and for another plan."""
+        """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError for any
+        other value, and for another plan."""
         state_saved = shaped(saved, Saved, SAVED, texts=True)
-        kept = (program.plan.to_json(), program.observe, program.stats)
-        if (state_saved.plan, state_saved.observe, state_saved.stats) != kept:
+        expected = (program.plan.to_json(), program.observe, program.stats)
+        if (state_saved.plan, state_saved.observe, state_saved.stats) != expected:
             raise OdesolveError(
                 "this cursor was saved from another plan: lower the plan in saved['plan'], as "
                 "ode.resume does"
@@ -112,7 +112,7 @@ class Cursor:
 
 
 def table_on(program: Program, device: torch.device) -> tuple[Tensor | None, ...]:
-    """The program's weights on a device, uploaded at once and kept there."""
+    """The program's weights on a device, uploaded in one copy and kept there."""
     if device.type in ("cpu", "meta"):
         return program.table
     if device not in program.uploads:
@@ -137,10 +137,9 @@ def begin(
 ) -> Cursor:
     """A cursor at the first network call, from the start state x (its dtype is the state's).
 
-    x is copied, or with ``own`` taken as memory of the solve: it will be overwritten.
-    ``keys`` (see ``kernels.philox.keys``) are needed by a program that draws noise, unless ``draw``
-    is given, here and at every later call: the solve's noise is then what draw(stream) returns.
-    OdesolveError without."""
+    begin copies x, or with ``own`` takes its memory for the solve and overwrites it. A program that
+    draws noise needs ``keys`` (see ``kernels.philox.keys``), or ``draw`` here and at every later
+    call: draw(stream) then returns the solve's noise. Raises OdesolveError without either."""
     refuse("the start state", x)
     if program.stochastic and keys is None and draw is None:
         raise OdesolveError(
@@ -164,12 +163,12 @@ def advance(
     buffers: Buffers | None = None,
     draw: Draw | None = None,
 ) -> Cursor:
-    """The cursor at the next network call, given what the network answered to this one (one tensor
-    a branch).
+    """The cursor at the next network call, from the network's outputs at this one (one tensor per
+    branch).
 
-    Without ``buffers`` nothing of the old cursor is touched. With them (a list of ``program.slots``
-    entries, None at first) each slot's memory is used again and the old cursor is spent. ``draw``
-    as for ``begin``."""
+    Without ``buffers`` the old cursor stays valid. With them (a list of ``program.slots`` entries,
+    None at first) each slot's memory is reused and the old cursor becomes invalid. ``draw`` as for
+    ``begin``."""
     slots = list(cursor.slots)
     accept(cursor.program, cursor.position, slots, outputs, buffers)
     return _at(cursor, proceed(cursor, cursor.position + 1, slots, functions, buffers, draw), slots)
@@ -188,13 +187,13 @@ def accept(
     outputs: Sequence[Tensor],
     buffers: Buffers | None,
 ) -> None:
-    """Put what the network answered to the call at ``position`` into its slots."""
+    """Put the network's outputs at the call at ``position`` into its slots."""
     call = program.ops[position]
     assert isinstance(call, Call)
     if watching():
         refuse("what the network returned", outputs)
     for slot, value in zip(call.outputs, outputs, strict=True):
-        # An output that is the network's input is memory that is about to be used again.
+        # An output that is the network's input lies in memory that is about to be reused.
         slots[slot] = (
             value.clone() if buffers is not None and _shares(value, slots[call.input]) else value
         )
@@ -213,8 +212,8 @@ def proceed(
     """Run blocks and transforms from ``position`` to the next network call, in ``slots``; returns
     its position.
 
-    Of the cursor only what does not change in a solve is read. This is the inside of ``advance``,
-    for loops that need no cursor at every call.
+    It reads only the fields of the cursor that do not change in a solve. This is the inside of
+    ``advance``, for loops that need no cursor at every call.
     """
     program = cursor.program
     ops = program.ops
@@ -316,8 +315,8 @@ def _transform(op: Transform, slots: Buffers, functions: Functions, spent: tuple
             f"the plan applies {op.fn!r}: give it as model.functions[{op.fn!r}], "
             "a function of (x, t)"
         )
-    # A function that works in place must not change what is read again, nor return a slot about to
-    # be given away.
+    # A function that works in place must not change a slot that is read again, nor return one that
+    # is about to leave the solve.
     given: list[Tensor] = [slots[i] for i in op.inputs]  # type: ignore[misc]
     inputs = [s if i in spent else s.clone() for i, s in zip(op.inputs, given, strict=True)]
     out = functions[op.fn](*inputs, op.t)

@@ -1,5 +1,4 @@
-"""Anderson acceleration of a window, causal: every state is mixed by what the states before it
-say."""
+"""Causal Anderson acceleration of a window: the states before a state determine its mixing."""
 
 from __future__ import annotations
 
@@ -14,12 +13,12 @@ DAMPED = 1e-9  # of the trace, added to the diagonal
 
 
 class Mixing:
-    """Triangular Anderson acceleration (Tang et al. 2024, ParaTAA, section 3.2), of any number of
+    """Triangular Anderson acceleration (Tang et al. 2024, ParaTAA, section 3.2), for any number of
     samples.
 
-    With x the states before a sweep, g(x) behind it and r = g(x) - x, the next states are g(x) -
-    sum_m c_m (dx_m + dr_m) with c the least-squares fit of r by the dr_m over all states up to the
-    one that is mixed."""
+    With x the states before a sweep, g(x) those after it and r = g(x) - x, the next states are g(x)
+    - sum_m c_m (dx_m + dr_m) with c the least-squares fit of r by the dr_m over all states up to
+    the mixed one."""
 
     def __init__(self) -> None:
         self.before: tuple[Tensor, Tensor] | None = None
@@ -30,7 +29,7 @@ class Mixing:
         moved, (W, B).
 
         ``move`` is that of the sweep alone. The first ``sure`` (B,) states and the next one are
-        right, and are left alone."""
+        right, and stay as they are."""
         residual = states - old
         if self.before is not None:
             dr = residual - self.before[1]

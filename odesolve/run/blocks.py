@@ -1,8 +1,8 @@
-"""Parareal on a program cut into blocks of steps: fine solves of all blocks side by side, a coarse
+"""Parareal on a program cut into blocks of steps: fine solves of all blocks in parallel, a coarse
 one to join them.
 
-Lions, Maday and Turinici 2001; of diffusion models Selvam et al. 2024 (SRDS), whose pipeline this
-is: a block is solved again as soon as its new start is known, while the sweep that found it goes
+Lions, Maday and Turinici 2001; for diffusion models Selvam et al. 2024 (SRDS), whose pipeline this
+is: a block is solved again as soon as its new start is known, while the sweep that computed it goes
 on."""
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ CLOSE = 0.01  # of the tolerance
 
 
 class BlockVisit:
-    """A boundary in one iteration: ``slots`` as all samples come to it, ``final`` (B,) where they
-    are the loop's.
+    """A boundary in one iteration: ``slots`` of all samples there, ``final`` (B,) where they equal
+    the loop's.
 
-    The block behind makes ``coarse`` of them; ``fine`` and ``base`` are what fine and coarse solver
-    made of the slots ``at`` which each sample was last solved. ``far`` (B,) are the samples that
-    are solved again, ``before`` is the iteration before."""
+    ``coarse`` is the coarse solver's result after the block that follows; ``fine`` and ``base`` are
+    those of fine and coarse solver from ``at``, the slots where each sample was last solved.
+    ``far`` (B,) marks the samples to solve again, ``before`` is the visit of the iteration
+    before."""
 
     def __init__(self, slots: Slots, final: Tensor, far: Tensor, before: BlockVisit | None):
         self.slots = slots
@@ -42,14 +43,14 @@ class BlockVisit:
         self.base: Slots | None = None
 
     def solved(self, fine: Slots, rows: Tensor) -> None:
-        """Take what the fine solver made of the samples ``rows``."""
+        """Store the fine solver's result for the samples ``rows``."""
         self.fine = _spread(
             None if self.before is None else self.before.fine, fine, rows, len(self.far)
         )
         self._release()
 
     def guessed(self, coarse: Slots, rows: Tensor) -> None:
-        """Take what the coarse solver made of the samples ``rows``, in these slots."""
+        """Store the coarse solver's result for the samples ``rows``, in these slots."""
         self.coarse = {**self.coarse, **_spread(self.coarse or None, coarse, rows, len(self.far))}
 
     def settle(self) -> None:
@@ -66,14 +67,14 @@ class BlockVisit:
 
 
 class StepBlocks:
-    """A solve of B samples by P blocks. What comes to boundary n in iteration k, slot by slot, is
+    """A solve of B samples by P blocks. The value at boundary n in iteration k, slot by slot, is
 
     U[k, n] = F(U[k-1, n-1]) + (G(U[k, n-1]) - G(U[k-1, n-1])),
 
-    bitwise F's where its last two are the same. Without a coarse part G goes through the plan's own
-    rows, the prediction of the data held from the block's first call on: of DDIM that is one step,
-    of any plan it has its history and its noise. With one it does that only for values beside the
-    state. The first call of a block serves both F and G."""
+    bitwise F's where its last two are the same. Without a coarse part, G goes through the plan's
+    own rows with the data prediction fixed from the block's first call on: for DDIM that is one
+    step, and for any plan it keeps history and noise. With a coarse part it does that only for
+    values other than the state. The first call of a block serves both F and G."""
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class StepBlocks:
         self.tally = Tally(len(self.result))
         self.visits: dict[tuple[int, int], BlockVisit] = {}
         self.lanes: list[tuple[Lane, BlockVisit, int]] = []
-        self.next = [1]  # the boundary that each iteration's sweep comes to next
+        self.next = [1]  # the next boundary of each iteration's sweep
         self.iterations = torch.zeros_like(self.tally.evaluations)
         self.difference = torch.tensor(
             [[0.0, 1.0, -1.0]], dtype=torch.float64, device=self.result.device
@@ -108,8 +109,8 @@ class StepBlocks:
         return self.result
 
     def _round(self) -> None:
-        """One batch of calls, the pending one of every lane. A lane without samples takes its time
-        all the same, so that no sample's schedule depends on its mates."""
+        """One batch of calls, the pending one of every lane. A lane without samples takes its
+        rounds all the same, so that no sample's schedule depends on the other samples."""
         lanes = self.lanes
         self.lanes = []
         requests = [lane.request(self.tally.open) for lane, _, _ in lanes]
@@ -122,7 +123,7 @@ class StepBlocks:
                 outputs = next(answers)
                 self.tally.evaluations[lane.rows] += 1
                 active[lane.rows] = True
-            if lane.cursor is self.fine.cursor and not lane.made:
+            if lane.cursor is self.fine.cursor and not lane.index:
                 outputs = self._headed(lane, visit, n, outputs)
             self._go_on(lane, visit, n, outputs)
         self.tally.sample_rounds += active
@@ -135,22 +136,22 @@ class StepBlocks:
         n: int,
         outputs: list[Tensor] | None,
     ) -> list[Tensor] | None:
-        """The first call of a block has been answered: the coarse solve, and a lane for those alone
-        that are solved again."""
-        if outputs is not None and (self.coarse is None or self.fine.kept[n + 1]):
+        """After the first call of a block: the coarse solve, and a lane for only those samples that
+        are solved again."""
+        if outputs is not None and (self.coarse is None or self.fine.others[n + 1]):
             visit.guessed(self._leaving(lane.extrapolation(outputs, self.model), n), lane.rows)
         if self.coarse is None:
             visit.settle()
         elif self._shared(n):
             self._go_on(self._beside(lane.rows, visit, n), visit, n, outputs)
-        kept = visit.far[lane.rows]
-        lane.keep(kept)
+        mask = visit.far[lane.rows]
+        lane.keep(mask)
         if outputs is None:
             return None
-        return [o[kept.to(o.device)] for o in outputs]
+        return [o[mask.to(o.device)] for o in outputs]
 
     def _go_on(self, lane: Lane, visit: BlockVisit, n: int, outputs: list[Tensor] | None) -> None:
-        """Take a lane past its call; at the end of block n its visit gets what came out."""
+        """Take a lane past its call; at the end of block n its visit gets the result."""
         lane.answer(outputs, lane.functions(self.model))
         if not lane.done:
             self.lanes.append((lane, visit, n))
@@ -171,14 +172,14 @@ class StepBlocks:
         return {k: alive[k] for k in self.fine.states[-1:]}
 
     def _shared(self, n: int) -> bool:
-        """Whether the first call of block n is the coarse part's, too."""
+        """Whether the first call of block n also serves the coarse part."""
         assert self.coarse is not None
         mine = self.fine.call(n)
         other = self.coarse.call(n)
         return (mine.t, mine.to, mine.branches) == (other.t, other.to, other.branches)
 
     def _beside(self, rows: Tensor, visit: BlockVisit, n: int) -> Lane:
-        """The coarse part's way through block n, from a visit's states."""
+        """A lane of the coarse part through block n, from a visit's states."""
         assert self.coarse is not None
         state = visit.slots[self.fine.states[n]]
         part = self.coarse
@@ -190,14 +191,14 @@ class StepBlocks:
         return Lane(part.cursor, part.times, part.calls[n], rows, slots)
 
     def _scaled(self, state: Tensor, t: float) -> Tensor:
-        """What the network is given for states at time t."""
+        """The network's input for states at time t."""
         c_in = float(self.model.reading_for(state.dtype).c_in(self.model.path, t))
         weights = torch.tensor([[c_in]], dtype=torch.float64, device=state.device)
         return combined([state], weights, [-1], dtypes=[self.fine.cursor.dtypes[1]])[0]
 
     def _arrive(self, tick: Callable[[int], None] | None) -> None:
-        """Every sweep goes on as far as what it needs is known; the next one begins where the
-        blocks are not final yet."""
+        """Every sweep goes on as far as its input is known; the next one begins where the blocks
+        are not final yet."""
         k = 0
         while k <= self.fine.blocks and bool(self.tally.open.any()):
             if k == len(self.next):
@@ -245,8 +246,8 @@ class StepBlocks:
         return {**left.coarse, given: self._scaled(left.coarse[state], self.fine.call(n).t)}
 
     def _corrected(self, left: BlockVisit, below: BlockVisit, n: int, rows: Tensor) -> Slots:
-        """The fine solver's slots, corrected for these samples by what the coarse one sees of their
-        moves."""
+        """The fine solver's slots, corrected for these samples by the coarse solver's difference
+        between their new and old starts."""
         assert below.fine is not None
         assert below.base is not None
         state = self.fine.states[n]
@@ -261,7 +262,7 @@ class StepBlocks:
         return out
 
     def _enter(self, k: int, n: int, slots: Slots, final: Tensor) -> None:
-        """Begin block n of iteration k, for the samples that come to it otherwise than in the
+        """Begin block n of iteration k, for the samples whose slots differ from those in the
         iteration before."""
         before = self.visits.get((k - 1, n))
         moved = far = self.tally.open.clone()
@@ -271,7 +272,7 @@ class StepBlocks:
             for s, v in slots.items():
                 same &= alike(v, before.slots[s]).cpu()
             moved = moved & ~same
-            # By now the loop's own values have come here: solved from them, a bad coarse solver
+            # By now the loop's own values have arrived here: solving from them, a bad coarse solver
             # costs no accuracy.
             tolerance = self.tolerance * (CLOSE if n == k else 1.0)
             far = moved if self.exact else moved & ~_near(slots[state], before.at[state], tolerance)
@@ -287,8 +288,8 @@ class StepBlocks:
             self.lanes.append((self._beside(rows, visit, n), visit, n))
 
     def _finish(self, k: int, x: Tensor, final: Tensor, tick: Callable[[int], None] | None) -> None:
-        """Iteration k has a result: the samples that it did not change are done, and all after as
-        many as there are blocks."""
+        """Iteration k has a result: the samples that it did not change are done, and after P
+        iterations all are."""
         done = self.tally.open & (self._unchanged(k, x, final) | (k == self.fine.blocks))
         rows = self.tally.open.nonzero().flatten().to(x.device)
         self.result = self.result.clone()
@@ -309,8 +310,8 @@ class StepBlocks:
 
 
 def _near(x: Tensor, at: Tensor, tolerance: float) -> Tensor:
-    """Whether each sample's state is the other, relative to its root mean square; never where it
-    has left the numbers."""
+    """Whether each sample's state is near the other, relative to its root mean square; never where
+    it is not finite."""
     moved, size = squares(x, at)
     return ((moved <= tolerance**2 * size) & torch.isfinite(size)).cpu()
 

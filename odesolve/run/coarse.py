@@ -1,5 +1,5 @@
-"""A first guess for a window: what a plan of few steps, solved by the loop, said of the network on
-its way."""
+"""A first guess for a window: the network's outputs along a plan of few steps that the loop
+solves."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def answers(
     states: Tensor,
     data: Tensor,
 ) -> Tensor:
-    """What a recurrence keeps of the network at these states, were they those of its ``calls``
-    (n,)."""
+    """The quantities of the network that a recurrence keeps, at these states, as if they were those
+    of its ``calls`` (n,)."""
     out = torch.empty_like(data)
     for k, (call, x, d) in enumerate(zip(calls.tolist(), states, data, strict=True)):
         kx = 0.0

@@ -1,4 +1,4 @@
-"""What runs a lowered plan: the plain loop, or what a user gives as ``executor=``."""
+"""What runs a lowered plan: the plain loop, or the user's ``executor=``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Executor(Protocol):
-    """A driver of programs: ``cast`` says that the network is to read a buffer of its own, beside
+    """A driver of programs: ``cast`` says that the network reads a buffer of its own, separate from
     the state."""
 
     cast: bool
@@ -31,14 +31,14 @@ class Executor(Protocol):
         model: NetworkCalls | None = None,
         tick: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """The program's result from the start state x, which is not overwritten. ``tick`` is called
-        with the number of a network call when it and all before it are done."""
+        """The program's result from the start state x, which it does not overwrite. It calls
+        ``tick`` with the number of a network call when that call and all before it are done."""
         ...
 
 
 @runtime_checkable
 class Described(Protocol):
-    """An executor that says what it was made with: see ``settings_of``."""
+    """An executor that lists its settings: see ``settings_of``."""
 
     def settings(self) -> Mapping[str, Any]:
         """Everything that its results depend on, by name."""
@@ -47,28 +47,28 @@ class Described(Protocol):
 
 @runtime_checkable
 class Reporting(Protocol):
-    """An executor that says what a solve took."""
+    """An executor that reports the cost of a solve."""
 
     @property
     def report(self) -> Report | None:
-        """Of the latest solve in the calling thread; None before the first."""
+        """The report of the latest solve in the calling thread; None before the first."""
         ...
 
 
 def settings_of(executor: object) -> dict[str, Any]:
-    """What an executor was made with: its ``settings()``, or else the arguments of its constructor
-    that it holds under their names.
+    """The settings of an executor: its ``settings()``, otherwise the arguments of its constructor
+    that it stores under their own names.
 
-    Jobs write it into their folder, and ranks compare it. Rejected: all that it holds, which would
-    make another executor of one that has been used."""
+    Jobs write them into their folder, and ranks compare them. Rejected: all attributes, by which an
+    executor would change through use."""
     if isinstance(executor, Described):
         return dict(executor.settings())
-    held = getattr(executor, "__dict__", {})
-    return {k: held[k] for k in inspect.signature(type(executor)).parameters if k in held}
+    own = getattr(executor, "__dict__", {})
+    return {k: own[k] for k in inspect.signature(type(executor)).parameters if k in own}
 
 
 class Latest(Generic[T]):
-    """What executors have to say of their latest solve, to the thread in which it ran.
+    """What executors report on their latest solve, for the thread in which it ran.
 
     Rejected: an attribute of the executor, which a solve in another thread would overwrite before
     it is read, and which a copy or a pickle would carry along. Rejected: a WeakKeyDictionary, in
@@ -84,7 +84,7 @@ class Latest(Generic[T]):
         values[key] = (ref(executor, lambda _: values.pop(key, None)), value)
 
     def get(self, executor: object) -> T | None:
-        """What was said last, None if nothing was."""
+        """The latest report, None without one."""
         entry = self._local.__dict__.get("values", {}).get(id(executor))
         return None if entry is None else entry[1]
 

@@ -1,4 +1,4 @@
-"""The loop as a captured graph: network and update are recorded once, then replayed with the
+"""The loop as a captured graph: it records network and update once, then replays them with the
 coefficients of any plan."""
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Graph:
     """An executor that captures one step, network included, as a CUDA graph, and replays it for
     every step of any plan.
 
-    Solver, steps up to ``steps``, grid, guidance scale and seed are data: they are written into a
-    table on the device, and nothing is captured again. Where a graph is impossible the plain loop
-    runs, and ``reason`` says why. Its buffers serve one solve: threads that share it take turns.
+    Solver, steps up to ``steps``, grid, guidance scale and seed are data: the executor writes them
+    into a table on the device and captures nothing again. Where a graph is impossible, the plain
+    loop runs, and ``reason`` says why. Threads that share it take turns.
 
     Args:
         model: the network to capture, with its conditions.
@@ -72,7 +72,7 @@ class Graph:
         self._times = one.new_zeros((rows, *one.shape))
 
     def settings(self) -> dict[str, Any]:
-        """What it was made with, apart from how much room there is: no result depends on that."""
+        """The settings, without the sizes of the table: no result depends on these."""
         return {"model": self.model, "like": self.like}
 
     @property
@@ -90,7 +90,7 @@ class Graph:
         model: NetworkCalls | None = None,
         tick: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Run a program from the start state x: what ``run.run`` does, in one launch per step, and
+        """Run a program from the start state x: the same as ``run.run`` in one launch per step, and
         equal to it up to rounding.
 
         ``model`` may have other conditions than the captured one, of the same shapes.
@@ -144,8 +144,8 @@ class Graph:
         return self._states[table.result].clone()
 
     def step(self) -> None:
-        """One evaluation and the update after it; everything it reads and writes stays where it
-        is."""
+        """One evaluation and the update after it; all memory that it reads and writes stays at the
+        same address."""
         t = self._times.index_select(0, self._row)[0]
         self._update(self.model.evaluate(self._input, self._states[0], t, self.layout.branches))
 
@@ -185,7 +185,7 @@ class Graph:
         self._codes.copy_(table.codes, non_blocking=True)
         # Call k is answered by row k + 1, and the step reads its time by the row it is about to
         # run.
-        times = model.times_for(program.asked, self.like)
+        times = model.times_for(program.call_times, self.like)
         if self._times.dim() > times[0].dim() + 1:  # a plan of single times on a network of two
             times = [torch.stack([t, t], 1) for t in times]
         self._times[1 : len(times) + 1] = torch.stack(times)
@@ -203,7 +203,7 @@ class Graph:
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
-                for _ in range(3):  # what libraries set up on first use must not be recorded
+                for _ in range(3):  # the capture must not record what libraries set up on first use
                     self._row.zero_()
                     self.step()
             torch.cuda.current_stream().wait_stream(beside)
@@ -220,7 +220,7 @@ class Graph:
 
 
 def _check_given(model: object, like: object, sizes: Mapping[str, Any], streams: object) -> None:
-    """Raise OdesolveError for what no graph can be made of."""
+    """Raise OdesolveError for arguments that no graph can be made from."""
     for name, (count, least) in sizes.items():
         whole(name, count, least)
     whole("streams", streams, 0)

@@ -1,5 +1,5 @@
-"""Some samples on their way through a part of a program, from call to call; and the same way with
-the network held."""
+"""Some samples on their way through a part of a program, from call to call; and the same way with a
+frozen network."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Lane:
     """The samples ``rows`` (n,) of a batch in the part of ``cursor.program`` whose calls are at the
     positions ``calls``.
 
-    ``slots`` hold a row for each of them, of ``cursor`` only what does not change in a solve is
-    read; ``times`` are the network's, (B,) a call.
+    ``slots`` hold a row for each of them. A lane reads only those fields of ``cursor`` that do not
+    change in a solve. ``times`` are the network's, (B,) per call.
     """
 
     def __init__(
@@ -38,17 +38,17 @@ class Lane:
         self.calls = calls
         self.rows = rows
         self.slots = slots
-        self.made = 0
+        self.index = 0
 
     @property
     def done(self) -> bool:
         """Whether the part has no more calls."""
-        return self.made == len(self.calls)
+        return self.index == len(self.calls)
 
     @property
     def call(self) -> Call:
         """The pending call."""
-        call = self.cursor.program.pending(self.calls[self.made])
+        call = self.cursor.program.pending(self.calls[self.index])
         assert call is not None
         return call
 
@@ -64,29 +64,29 @@ class Lane:
         """The slots that hold a value."""
         return {s: v for s, v in enumerate(self.slots) if v is not None}
 
-    def keep(self, kept: Tensor) -> None:
-        """Go on with some of the samples, ``kept`` (n,)."""
-        if not bool(kept.all()):
-            self.rows = self.rows[kept]
-            self.slots = [None if s is None else s[kept.to(s.device)] for s in self.slots]
+    def keep(self, mask: Tensor) -> None:
+        """Keep some of the samples, those where ``mask`` (n,) is true."""
+        if not bool(mask.all()):
+            self.rows = self.rows[mask]
+            self.slots = [None if s is None else s[mask.to(s.device)] for s in self.slots]
 
     def request(self, under_way: Tensor) -> Request | None:
-        """What the pending call asks, for those samples that are ``under_way`` (B,)."""
+        """The request of the pending call, for those samples that are ``under_way`` (B,)."""
         self.keep(under_way[self.rows])
         if not len(self.rows):
             return None
         call = self.call
         state = self.state
         rows = self.rows.to(state.device)
-        given = self.slots[self.call.input]
-        assert given is not None
-        return Request(call.branches, rows, given, state, self.times[call.index][rows])
+        x = self.slots[call.input]
+        assert x is not None
+        return Request(call.branches, rows, x, state, self.times[call.index][rows])
 
     def answer(self, outputs: Sequence[Tensor] | None, functions: Functions) -> None:
-        """Go to the next call with what the network said to this one, or past it where no sample is
+        """Go to the next call with the network's outputs at this one, or past it where no sample is
         left."""
-        position = self.calls[self.made]
-        self.made += 1
+        position = self.calls[self.index]
+        self.index += 1
         if outputs is None or not len(self.rows):
             return
         keys = self.cursor.keys
@@ -97,18 +97,18 @@ class Lane:
         proceed(cursor, position + 1, self.slots, functions, None)
 
     def functions(self, model: Any) -> Functions:
-        """What a model does to x0, for these samples."""
+        """A model's transforms of x0, for these samples."""
         batch = len(self.times[0])
         if len(self.rows) == batch:
             return model.functions
         return model.rows(self.rows, batch).functions
 
     def extrapolation(self, outputs: Sequence[Tensor], model: Any) -> Lane:
-        """The same samples at the end of the part, had the network gone on to predict the data that
-        it predicts here."""
+        """The same samples at the end of the part, as if the network predicted the same data from
+        here on."""
         out = Lane(self.cursor, self.times, self.calls, self.rows, list(self.slots))
-        out.made = self.made
-        network = Held(model, self.call, self.state, outputs)
+        out.index = self.index
+        network = FrozenNetwork(model, self.call, self.state, outputs)
         functions = self.functions(model)
         out.answer(outputs, functions)
         while not out.done:
@@ -116,9 +116,9 @@ class Lane:
         return out
 
 
-class Held:
-    """A network that has been asked once, and from there on predicts the same data, whatever it
-    predicts them by."""
+class FrozenNetwork:
+    """A network that was called once and from there on predicts the same data, in any kind of
+    prediction."""
 
     def __init__(self, model: Any, call: Call, state: Tensor, outputs: Sequence[Tensor]):
         self.model = model
@@ -131,39 +131,39 @@ class Held:
                     self.data[b] = _mixed(state, f, _of(b, weights), state.dtype)
 
     def at(self, call: Call, state: Tensor) -> list[Tensor]:
-        """Its answer to a later call, one tensor a branch; where the data do not determine it, what
-        it said first."""
+        """Its outputs at a later call, one tensor per branch; where the data do not determine one,
+        the first output."""
         weights = self._weights(call.t, "data", self.model.reading.prediction)
         out = []
         for branch in call.branches:
-            name = branch if branch in self.raw else "cond"  # guidance begins or ends in between
+            name = branch if branch in self.raw else "cond"  # guidance may begin or end in between
             raw = self.raw[name]
             if weights is not None and name in self.data:
                 raw = _mixed(state, self.data[name], _of(name, weights), raw.dtype)
             out.append(torch.zeros_like(raw) if branch != name and branch == "excess" else raw)
         return out
 
-    def _weights(self, t: float, given: str, wanted: str) -> tuple[float, float] | None:
-        """Of the state and of what is given; None where nothing is to be converted, or cannot
-        be."""
-        if given == wanted:
+    def _weights(self, t: float, source: str, target: str) -> tuple[float, float] | None:
+        """Weights of the state and of the prediction ``source`` for ``target``; None where the two
+        are the same, or the conversion is not finite."""
+        if source == target:
             return None
         kx, kf = (
             float(k)
-            for k in self.model.path.convert(t, given, wanted, self.model.reading.sigma_data)
+            for k in self.model.path.convert(t, source, target, self.model.reading.sigma_data)
         )
         if math.isfinite(kx) and math.isfinite(kf):
             return (kx, kf)
         return None
 
 
-# branches that say what the network predicts, and no gradient or variance
+# branches that hold predictions, not a gradient or variance
 _PREDICTIONS = ("cond", "uncond", "excess")
 
 
 def _of(branch: str, weights: tuple[float, float]) -> tuple[float, float]:
-    """The weights of the state and of what a branch says: "excess" is a difference of predictions,
-    in which no state is."""
+    """The weights of the state and of a branch's output: "excess" is a difference of predictions,
+    without the state."""
     return (0.0, weights[1]) if branch == "excess" else weights
 
 

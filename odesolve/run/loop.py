@@ -15,7 +15,7 @@ from odesolve.run.advance import Buffers, Cursor, Functions, accept, advance, be
 
 
 class NetworkCalls(Protocol):
-    """What a driver needs of a model."""
+    """What a driver needs from a model."""
 
     @property
     def dtype(self) -> torch.dtype | None: ...
@@ -77,10 +77,10 @@ def run(
     """Run a program from the start state x, by the arguments of every executor; no memory of the
     state's size is taken after the first steps.
 
-    x is copied, or with ``own`` overwritten. ``keys`` (B, 2) are the seed and id of every sample,
-    for a program that draws noise. Traceable by torch.compile.
+    run copies x, or with ``own`` overwrites it. ``keys`` (B, 2) are the seed and id of every
+    sample, for a program that draws noise. Traceable by torch.compile.
     """
-    # A trace has no use for memory of its own: the compiler plans that.
+    # Under a trace the compiler plans the memory.
     buffers: Buffers | None = (
         None if torch.compiler.is_compiling() else list[Tensor | None]([None] * program.slots)
     )
@@ -92,7 +92,7 @@ def run(
 def resume(
     cursor: Cursor, model: NetworkCalls, tick: Callable[[int], None] | None = None
 ) -> Tensor:
-    """Finish a solve from a cursor; bitwise the solve that was never interrupted."""
+    """Finish a solve from a cursor; bitwise the result of the uninterrupted solve."""
     return _loop(cursor, model, [None] * cursor.program.slots, tick)
 
 
@@ -108,7 +108,7 @@ def _loop(
     program = cursor.program
     slots = list(cursor.slots)
     position = cursor.position
-    times = model.times_for(program.asked, cursor.state)
+    times = model.times_for(program.call_times, cursor.state)
     functions = model.functions
     evaluate = model.evaluate
     while position < len(program.ops):
@@ -124,14 +124,14 @@ def _loop(
 
 
 def iterate(cursor: Cursor, model: NetworkCalls) -> Iterator[Step]:
-    """Yield every finished step from this cursor on. Nothing is computed before it is asked for."""
+    """Yield every finished step from this cursor on, each computed on demand."""
     program = cursor.program
     marks = {m.position: m for m in program.marks}
     begun = any(p < cursor.position for p in program.call_positions)
     for p in range(0 if not begun else cursor.position, cursor.position):
         if p in marks:  # a first step that took no call, see afs
             yield _step(marks[p], cursor)
-    times = model.times_for(program.asked, cursor.state) if not cursor.done else []
+    times = model.times_for(program.call_times, cursor.state) if not cursor.done else []
     while not cursor.done:
         call = cursor.call
         with torch.no_grad():

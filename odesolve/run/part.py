@@ -1,4 +1,4 @@
-"""A program cut into blocks of steps: where each begins, and what is carried over its
+"""A program cut into blocks of steps: where each begins, and the values that cross its
 boundaries."""
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from odesolve.run.advance import Cursor, begin
 @dataclass(frozen=True)
 class Part:
     """A program cut into P blocks: ``calls`` the positions of each one's calls. At the P + 1
-    boundaries, the result the last, ``states`` are the slots of the state, ``inputs`` those of what
-    the network is given there, ``kept`` all others alive."""
+    boundaries, where the last is the result, ``states`` are the slots of the state, ``inputs``
+    those of the network's input, ``others`` all other live slots."""
 
     cursor: Cursor
     times: Sequence[Tensor]
     calls: list[list[int]]
     states: list[int]
     inputs: list[int]
-    kept: list[set[int]]
+    others: list[set[int]]
 
     @property
     def blocks(self) -> int:
@@ -54,9 +54,9 @@ def part(
     states = [h.state for h in heads]
     inputs = [h.input for h in heads]
     result = program.result
-    kept = carried(program, first)
-    times = model.times_for(program.asked, x)
-    return Part(cursor, times, calls, [*states, result], [*inputs, result], [*kept, set()])
+    others = carried(program, first)
+    times = model.times_for(program.call_times, x)
+    return Part(cursor, times, calls, [*states, result], [*inputs, result], [*others, set()])
 
 
 def carried(program: Program, calls: Sequence[int]) -> list[set[int]]:

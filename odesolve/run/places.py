@@ -1,8 +1,8 @@
-"""The nonlinear places that come with the library: they add noise, and their coefficients depend on
+"""The library's own nonlinear places in a plan: they add noise, and their coefficients depend on
 the state.
 
-They are given standard normals ``z`` and return the new state, in the memory of z unless gradients
-are recorded."""
+They take standard normals ``z`` and return the new state, in the memory of z unless gradients are
+recorded."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from odesolve.kernels.dispatch import combine, inner
 
 
-def langevin(z: Tensor, inputs: list[Tensor], given: tuple[float, ...]) -> Tensor:
+def langevin(z: Tensor, inputs: list[Tensor], constants: tuple[float, ...]) -> Tensor:
     """x + eta s + sqrt(2 eta) z for the state x and its score s, with eta = 2 scale (snr |z| /
     |s|)^2 of each sample.
 
-    ``given`` is (snr, scale). The published step takes |z| and |s| from averages over the batch,
-    and then depends on who else is in it (Song et al. 2021, Algorithms 4 and 5).
+    ``constants`` is (snr, scale). The published step takes |z| and |s| from averages over the
+    batch, so that it depends on the other samples (Song et al. 2021, Algorithms 4 and 5).
     """
     x, score = inputs
-    snr, scale = given
+    snr, scale = constants
     if _watched(inputs):
         squares = [v.double().square().flatten(1).sum(1) for v in (z, score)]
         eta = (
@@ -41,14 +41,14 @@ def langevin(z: Tensor, inputs: list[Tensor], given: tuple[float, ...]) -> Tenso
     return z
 
 
-def learned_noise(z: Tensor, inputs: list[Tensor], given: tuple[float, ...]) -> Tensor:
+def learned_noise(z: Tensor, inputs: list[Tensor], constants: tuple[float, ...]) -> Tensor:
     """mean + exp(v' / 2) z, where v' lies between two log-variances (Nichol and Dhariwal 2021, eq.
     15).
 
-    ``given`` holds them: that of beta-tilde, where the network says -1, and that of beta, where it
-    says 1."""
+    ``constants`` holds them: that of beta-tilde, for a network output of -1, and that of beta, for
+    1."""
     mean, v = inputs
-    low, high = given
+    low, high = constants
     deviation = torch.exp(v.to(z.dtype) * ((high - low) / 4) + (high + low) / 4)
     if _watched(inputs):
         return mean + deviation * z

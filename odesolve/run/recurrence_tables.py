@@ -1,5 +1,5 @@
-"""The coefficients of a recurrence where they are used: on the device, padded, with the slopes that
-are taken for the network's until it has been called."""
+"""The coefficients of a recurrence on the device, padded, with the slopes that stand for the
+network's until its first call."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from odesolve.plans.recurrence import Recurrence
 @dataclass(frozen=True)
 class Tables:
     """A row per call, and rows beyond the last one that change nothing, so that a window may hang
-    over the end. ``prior`` (rows,) is the slope of what the plan keeps of the network in the state;
-    ``plain`` says that it keeps the network's own quantity."""
+    over the end. ``prior`` (rows,) is the slope, by the state, of the quantity that the plan keeps
+    of the network; ``plain`` says that this is the network's own prediction."""
 
     calls: int
     depth: int
@@ -62,8 +62,8 @@ def tables_of(
 
 @functools.lru_cache(64)
 def prior_slopes(plan: Plan, quantities: tuple[str, ...], spread: float) -> list[float]:
-    """Slope in the state of what is known of every call before the first: Gaussian data of this
-    deviation."""
+    """Slope by the state, for every call, before the network is called: that for Gaussian data of
+    this standard deviation."""
     if plan.path is None:
         return [0.0] * len(quantities)
     out = []

@@ -17,7 +17,7 @@ from odesolve.run.rows import Request, alike, answered, squares
 
 
 class ReplaySettings(Protocol):
-    """What ``Window`` was given."""
+    """The settings of ``Window``."""
 
     size: int | None
     tolerance: float
@@ -26,9 +26,8 @@ class ReplaySettings(Protocol):
 
 
 class ReplayVisit:
-    """What is known of one call: the state and scaled input that the last sweep arrived with, the
-    state ``at`` which each sample's ``outputs`` were computed, and their ``slopes`` (B,) in the
-    state."""
+    """The data of one call: the state and scaled input from the last sweep, the state ``at`` which
+    each sample's ``outputs`` were computed, and their ``slopes`` (B,) by the state."""
 
     def __init__(self, call: Call, batch: int):
         self.call = call
@@ -39,7 +38,7 @@ class ReplayVisit:
         self.slopes: list[Tensor] = []
         self.known = torch.zeros(batch, dtype=torch.bool)
         self.settled = torch.zeros(batch, dtype=torch.bool)
-        self.slots: list[Tensor | None] = []  # before the call, as the last sweep arrived
+        self.slots: list[Tensor | None] = []  # before the call, from the last sweep
 
 
 class Replay:
@@ -47,8 +46,8 @@ class Replay:
 
     At the fixed point every op has read what it reads in the loop, so the result is the loop's,
     bitwise; for linear plans ``Sweeps`` does the same in one launch, to rounding. A window begins
-    at the first call that is not settled for all samples; sweeps start there, from the slots as
-    they were."""
+    at the first call that is not settled for all samples; sweeps start there, from the slots before
+    that call."""
 
     def __init__(
         self,
@@ -65,11 +64,11 @@ class Replay:
         self.positions = program.call_positions
         self.size = min(given.size or self.n, self.n)
         self.cursor = begin(program, x, model.dtype, model.functions, keys=keys)
-        self.times = model.times_for(program.asked, x)
+        self.times = model.times_for(program.call_times, x)
         self.visits: dict[int, ReplayVisit] = {}
         self.origin = 0
         self.slots: list[Tensor | None] = list(self.cursor.slots)
-        self.after = self.slots  # behind the window's last call, as the last sweep left them
+        self.after = self.slots  # after the window's last call, from the last sweep
         self.result: Tensor = x
 
     @property
@@ -83,7 +82,7 @@ class Replay:
         return self.tally.batch
 
     def report(self, why: str | None) -> Report:
-        """What the solve took."""
+        """The cost of the solve."""
         return self.tally.report(why)
 
     def run(self, tick: Callable[[int], None] | None) -> Tensor:
@@ -108,28 +107,28 @@ class Replay:
     def _evaluate(self) -> None:
         """Call the network wherever the state is not the one it was called with, all calls of one
         kind in one batch."""
-        wanted: list[tuple[ReplayVisit, Tensor]] = []
+        targets: list[tuple[ReplayVisit, Tensor]] = []
         requests = []
         first = self.tally.rounds == 0
         for k in self.window:
             visit = self.visits[k]
             rows = (~visit.settled).nonzero().flatten()
-            # Before anything is known every later state is the start's guess of itself: only the
-            # first call is worth its price.
+            # Before the first answer, every later state is only a guess from the start: only the
+            # first call is worth its cost.
             if len(rows) and (k == self.origin or not first):
                 state = visit.state
                 given = visit.input
                 assert state is not None
                 assert given is not None
                 rows = rows.to(state.device)
-                wanted.append((visit, rows))
+                targets.append((visit, rows))
                 requests.append(
                     Request(
                         visit.call.branches, rows, given[rows], state[rows], self.times[k][rows]
                     )
                 )
         for (visit, rows), outputs in zip(
-            wanted, answered(self.model, self.batch, requests), strict=True
+            targets, answered(self.model, self.batch, requests), strict=True
         ):
             self._learn(visit, rows, outputs)
             self.tally.evaluations[rows.cpu()] += 1
@@ -150,17 +149,17 @@ class Replay:
         )
         inner(square, dx, dx)
         tells = visit.known.to(x.device)[rows] & (square > 0)
-        for held, slope, out in zip(visit.outputs, visit.slopes, outputs, strict=True):
+        for answer, slope, out in zip(visit.outputs, visit.slopes, outputs, strict=True):
             if self.given.acceleration is not None:
-                inner(product, dx, (out - held[rows]).to(dx.dtype))
+                inner(product, dx, (out - answer[rows]).to(dx.dtype))
                 slope[rows] = torch.where(tells, product / square.clamp_min(1e-300), slope[rows])
-            held[rows] = out
+            answer[rows] = out
         visit.at[rows] = x
         visit.known[rows.cpu()] = True
 
     def _sweep(self) -> None:
-        """Run the window's ops from its first call on, with what is known of the network, and see
-        which states are settled."""
+        """Run the window's ops from its first call on, with the known answers of the network, and
+        determine which states are settled."""
         slots = list(self.slots)
         position = self.positions[self.origin]
         latest: list[Tensor] = []
@@ -181,9 +180,9 @@ class Replay:
             self.result = result
 
     def _answers(self, visit: ReplayVisit, latest: list[Tensor]) -> list[Tensor]:
-        """The network's answers at the present state: as a linear function around where it was
-        asked, which is the answer itself, bitwise, where the state is the same; of a call that was
-        never asked, the answers of the call before."""
+        """The network's answers at the present state: a linear function around the state of its
+        last call, which is bitwise the answer itself where the state is the same. A call without an
+        answer takes the answers of the call before."""
         state = visit.state
         assert state is not None
         if visit.at is None:
@@ -191,18 +190,19 @@ class Replay:
                 return latest
             return [state * 0.0 for _ in visit.call.outputs]
         out = []
-        for held, slope in zip(visit.outputs, visit.slopes, strict=True):
+        for answer, slope in zip(visit.outputs, visit.slopes, strict=True):
             weights = torch.stack([torch.zeros_like(slope), slope, -slope], 1)[:, None]
             out += combined(
-                [held, state, visit.at],
+                [answer, state, visit.at],
                 weights,
                 [0],
-                dtypes=[torch.promote_types(held.dtype, state.dtype)],
+                dtypes=[torch.promote_types(answer.dtype, state.dtype)],
             )
         return out
 
     def _settled(self, visit: ReplayVisit) -> Tensor:
-        """Whether each sample's state is the one at which the network was asked, or near enough."""
+        """Whether each sample's state is the one at which the network was called, or near
+        enough."""
         if visit.at is None:
             return torch.zeros(self.batch, dtype=torch.bool)
         x = visit.state
@@ -233,4 +233,4 @@ class Replay:
         for k in calls[:by]:
             del self.visits[k]
         if calls.stop < self.n and self.origin < self.n:
-            self._sweep()  # through the calls that have come in
+            self._sweep()  # through the calls that have entered the window

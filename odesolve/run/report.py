@@ -1,4 +1,4 @@
-"""What a parallel solve took: counts of rounds and of network evaluations."""
+"""The cost of a parallel solve: counts of rounds and of network evaluations."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Report:
-    """What a solve took: ``rounds`` batches of network calls one after another, ``evaluations``
-    (B,) of every sample's own, ``sample_rounds`` (B,) after how many rounds each sample was done;
-    ``why`` it was not solved by the fused sweep, if not."""
+    """The cost of a solve: ``rounds``, the number of sequential batches of network calls;
+    ``evaluations`` (B,) per sample; ``sample_rounds`` (B,), the round in which each sample was
+    done; ``why`` the fused sweep did not solve it, if it did not."""
 
     rounds: int
     evaluations: Tensor
@@ -28,7 +28,7 @@ class Report:
 
 
 class Tally:
-    """The counts of a solve under way, and which samples are ``open`` still (B,), on the host."""
+    """The counts of a running solve, and the samples that are still ``open`` (B,), on the host."""
 
     def __init__(self, batch: int):
         self.rounds = 0

@@ -26,7 +26,7 @@ class Request:
 
 
 def answered(model: Any, batch: int, requests: Sequence[Request]) -> list[list[Tensor]]:
-    """What the network says to every request, one tensor a branch; all requests for the same
+    """The network's outputs for every request, one tensor per branch; all requests for the same
     branches go in one batch."""
     kinds: dict[tuple[str, ...], list[int]] = {}
     for n, request in enumerate(requests):
@@ -40,15 +40,15 @@ def answered(model: Any, batch: int, requests: Sequence[Request]) -> list[list[T
         )
         outputs = model.rows(rows, batch).evaluate(inputs, states, times, branches)
         sizes = [len(r.rows) for r in joined]
-        # the next call may write over them
-        kept = outputs if len(kinds) == 1 else [o.clone() for o in outputs]
-        for n, *parts in zip(members, *(o.split(sizes) for o in kept), strict=True):
+        # the next call may overwrite them
+        copies = outputs if len(kinds) == 1 else [o.clone() for o in outputs]
+        for n, *parts in zip(members, *(o.split(sizes) for o in copies), strict=True):
             out[n] = parts
     return out
 
 
 def alike(x: Tensor, at: Tensor) -> Tensor:
-    """Whether each sample's state is the other, bitwise; shape (B,), on the state's device."""
+    """Whether each sample's two states are bitwise equal; shape (B,), on the state's device."""
     if x is at:
         return torch.ones(len(x), dtype=torch.bool, device=x.device)
     return ((x == at) | (x.isnan() & at.isnan())).flatten(1).all(1)

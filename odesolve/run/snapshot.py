@@ -1,4 +1,4 @@
-"""What a saved cursor has to be, before a solve goes on from it."""
+"""Checks of a saved cursor before a solve resumes from it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Saved(Struct, forbid_unknown_fields=True):
 
 
 def check_saved(program: Program, saved: Saved) -> None:
-    """Raise OdesolveError unless the program can go on from these values: at a call, with all that
-    is still to be read."""
+    """Raise OdesolveError unless the program can resume from these values: at a call, with every
+    slot that it will still read."""
     at = saved.position
     if at != len(program.ops) and at not in program.call_positions:
         raise SAVED.refuse(f"position is {at}, where the plan does not wait for the network")
@@ -42,8 +42,8 @@ def check_saved(program: Program, saved: Saved) -> None:
 
 
 def _check_slots(program: Program, saved: Saved) -> None:
-    """All states of one solve: of one shape, apart from norms of samples, and of the dtypes that
-    are named."""
+    """All states of one solve: of one shape, apart from norms of samples, and of the saved
+    dtypes."""
     state, network = (getattr(torch, name) for name in saved.dtypes)
     call = program.pending(saved.position)
     main = saved.slots[program.result if call is None else call.state]
@@ -57,10 +57,10 @@ def _check_slots(program: Program, saved: Saved) -> None:
             )
         if not value.is_floating_point() or value.layout != torch.strided:
             raise SAVED.refuse(f"slots[{i}] is {short(value)}: expected a dense tensor of floats")
-    wanted = {"state": (main, state)}
+    states = {"state": (main, state)}
     if call is not None and call.input != call.state:
-        wanted["input"] = (saved.slots[call.input], network)
-    for name, (value, dtype) in wanted.items():
+        states["input"] = (saved.slots[call.input], network)
+    for name, (value, dtype) in states.items():
         if value.dtype != dtype:
             raise SAVED.refuse(f"the {name} is {short(value)}: expected {dtype}, as dtypes say")
 

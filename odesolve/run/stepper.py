@@ -1,7 +1,7 @@
-"""A solve that is driven from outside: the caller evaluates the network where the solve waits,
-hands the answer in, and takes the next state.
+"""A solve that its caller drives: the caller evaluates the network where the solve waits, hands in
+the answer, and takes the next state.
 
-Adapters of other libraries' loops are written on it; see docs/extending.md."""
+Adapters of other libraries' loops build on it; see docs/extending.md."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from odesolve.run.advance import Buffers, Cursor, Draw, Functions, proceed, tabl
 
 
 class Stepper:
-    """Where such a solve stands. Of ``start`` only what does not change in a solve is read after
-    the beginning.
+    """The state of such a solve. After the beginning it reads only the fields of ``start`` that do
+    not change in a solve.
 
-    With ``buffers`` memory is used again from step to step, but for what ``hand_out`` gave away;
-    None leaves all of it to gradients and to callers that keep what they are given."""
+    With ``buffers`` memory is reused from step to step, except for what ``hand_out`` returned. None
+    reuses nothing, for gradients and for callers that keep the tensors."""
 
     __slots__ = ("buffers", "functions", "ops", "position", "slots", "start")
 
@@ -47,9 +47,9 @@ class Stepper:
         functions: Functions | None = None,
         buffers: Buffers | None = None,
     ) -> Stepper:
-        """A solve whose first network call has been made at ``state``, which stays the caller's: it
-        is never written to."""
-        # Before its first call a plan at most casts the state for the network.
+        """A solve whose caller has called the network at ``state`` already. The solve never writes
+        to that tensor."""
+        # Before its first call, a plan at most casts the state for the network.
         position = next(i for i, op in enumerate(program.ops) if isinstance(op, Call))
         slots: Buffers = [None] * program.slots
         slots[program.ops[position].state] = state  # type: ignore[union-attr]
@@ -60,7 +60,7 @@ class Stepper:
 
     @property
     def program(self) -> Program:
-        """What is run."""
+        """The program of the solve."""
         return self.start.program
 
     @property
@@ -70,14 +70,14 @@ class Stepper:
 
     @property
     def call(self) -> Call:
-        """The network call that is waited for. Raises OdesolveError when the solve is done."""
+        """The network call that the solve waits for. Raises OdesolveError when it is done."""
         if self.done:
             raise OdesolveError("this solve is done and waits for no call: take its .result")
         return self.ops[self.position]  # type: ignore[return-value]
 
     @property
     def state(self) -> Tensor:
-        """The state at which the network is to be called, in the state's dtype."""
+        """The state at which to call the network, in the state's dtype."""
         return self._value(self.call.state)
 
     @state.setter
@@ -86,7 +86,7 @@ class Stepper:
 
     @property
     def input(self) -> Tensor:
-        """What the network is to be called with, scaled and cast."""
+        """The network's input, scaled and cast."""
         return self._value(self.call.input)
 
     @property
@@ -102,17 +102,22 @@ class Stepper:
         return value
 
     def answer(self, outputs: Sequence[Tensor], draw: Draw | None = None) -> None:
-        """Go on to the next network call, or to the end, with what the network answered to this one
+        """Go on to the next network call, or to the end, with the network's outputs at this one
         (one tensor per branch); ``draw`` as for ``run.advance.begin``.
 
         Raises OdesolveError for other outputs, and when the solve is done."""
         position = self.position
-        if isinstance(outputs, Tensor) or len(outputs) != len(self.call.outputs):
-            self._refuse(outputs)
+        ops = self.ops
         slots = self.slots
+        if (
+            isinstance(outputs, Tensor)
+            or position == len(ops)
+            or len(outputs) != len(ops[position].outputs)  # type: ignore[union-attr]
+        ):
+            self._refuse(outputs)
         # Rejected: run.advance.accept, which looks whether an output lies in memory that is about
         # to be used again: hand_out has given the input's away.
-        for slot, value in zip(self.ops[position].outputs, outputs, strict=True):  # type: ignore[union-attr]
+        for slot, value in zip(ops[position].outputs, outputs, strict=True):  # type: ignore[union-attr]
             slots[slot] = value
         for slot in self.start.program.frees[position]:
             slots[slot] = None
@@ -121,14 +126,15 @@ class Stepper:
     def _refuse(self, outputs: Sequence[Tensor]) -> None:
         one = isinstance(outputs, Tensor)
         got = f"a tensor of shape {tuple(outputs.shape)}" if one else f"{len(outputs)} outputs"
-        branches = ", ".join(self.call.branches)
+        branches = ", ".join(self.call.branches)  # raises when the solve is done
         raise OdesolveError(
             f"answer got {got} for a call of the branches {branches}: give a list with one tensor "
             "per branch"
         )
 
     def hand_out(self) -> Tensor:
-        """The network's next input, or the result: the caller's from now on, never written over."""
+        """The network's next input, or the result. It belongs to the caller from now on and is
+        never overwritten."""
         position = self.position
         done = position == len(self.ops)
         slot = self.program.result if done else self.ops[position].input  # type: ignore[union-attr]
@@ -137,12 +143,12 @@ class Stepper:
         return self.slots[slot]  # type: ignore[return-value]
 
     def cursor(self) -> Cursor:
-        """Where the solve stands, as a value that can be saved."""
+        """The state of the solve as a value that can be saved."""
         start = self.start
         slots = tuple(self.slots)
         return Cursor(start.program, self.position, slots, start.dtypes, start.keys, start.weights)
 
 
 def fresh(program: Program) -> Buffers:
-    """Buffers of a program, none of them made yet."""
+    """Buffers of a program, none of them allocated yet."""
     return [None] * program.slots

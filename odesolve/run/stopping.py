@@ -1,5 +1,5 @@
 """When a sample of a window is done, how far its window may slide, and how many of its calls are
-worth their price."""
+worth their cost."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from odesolve.run.windows import Windows
 
 SETTLED = 0.2  # of the tolerance: a state that has moved by less is not evaluated again
-# the most that a sweep is trusted to have brought a state nearer than its last move
+# bound on the factor by which a sweep is trusted to reduce a state's last move
 CONTRACTS = 0.3
-# of the tolerance: what a state may err by that a window leaves behind, as later steps may magnify
-# it
+# of the tolerance: the error allowed in a state that a window leaves behind, as later steps may
+# amplify it
 FIRM = 0.1
 FINER = 0.3  # relative move below which a sample goes on to a finer stride
 PATIENCE = 2  # rounds at one stride at most
-WORTH = 20  # calls that a stride leaves, at the least: enough to interpolate between
+WORTH = 20  # the fewest calls that a stride leaves: enough to interpolate between
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a round came to: samples that are ``done`` or have left the numbers, ``bad`` (B,), how
-    far each window slides, and whether there are any of these; whether any sample is under way, and
-    whether calls will be left out."""
+    """The verdict on a round: samples that are ``done`` or no longer finite, ``bad`` (B,), how far
+    each window slides, and whether each of these is nonzero anywhere; whether any sample is still
+    running, and whether calls will be left out."""
 
     done: Tensor
     bad: Tensor
@@ -49,7 +49,7 @@ class Stopping:
         self.stride = torch.full_like(origin, stride or coarsest(windows.size))
         self.tries = torch.zeros_like(origin)
 
-    def wanted(self) -> Tensor:
+    def due_calls(self) -> Tensor:
         """Calls that are evaluated this round (W, B): those on the sample's stride that are new or
         have moved, and the first that is not sure."""
         windows = self.windows
@@ -60,8 +60,8 @@ class Stopping:
         return windows.place.inside & (((~windows.known | far) & on_stride) | first)
 
     def judge(self) -> Verdict:
-        """Look once at what a device has computed: which samples are done, whose windows slide, and
-        which go on to a finer stride."""
+        """Read the device's results once: which samples are done, whose windows slide, and which go
+        on to a finer stride."""
         windows = self.windows
         inside = windows.place.inside
         move = windows.residual.sqrt() / windows.scale.clamp_min(1e-300)
@@ -77,7 +77,7 @@ class Stopping:
         by = self._slide(exact, good, error, left)
         gaps = left & (self.stride > 1)
         slides = by > 0
-        # Read all at once: each look at a number makes the host wait for the device.
+        # Read all at once: each read of a number makes the host wait for the device.
         flags = torch.stack([mask.any() for mask in (done, bad, slides, left, gaps)])
         return Verdict(done, bad, by, *flags.tolist())
 
@@ -104,7 +104,7 @@ class Stopping:
         return (left * firm.long().cumprod(0).sum(0)).minimum(room)
 
     def restart(self, b: int) -> None:
-        """Sample b begins again: its last move says nothing."""
+        """Sample b begins again: its last move no longer counts."""
         self.last[b] = torch.inf
 
 

@@ -19,11 +19,11 @@ from odesolve.run.report import Report
 from odesolve.run.stopping import Stopping
 from odesolve.run.windows import Windows
 
-ROUNDED = 1e4  # squares of rounding errors that a move must exceed to tell a slope
+ROUNDED = 1e4  # squares of rounding errors that a move must exceed to determine a slope
 
 
 class SweepSettings(Protocol):
-    """What ``Window`` was given."""
+    """The settings of ``Window``."""
 
     size: int | None
     tolerance: float
@@ -34,7 +34,8 @@ class SweepSettings(Protocol):
 
 
 class Answers:
-    """What the plan keeps of the network's answers, for calls of some samples at several times."""
+    """The quantity that the plan keeps of the network, for calls of some samples at several
+    times."""
 
     def __init__(self, model: Any, rec: Recurrence, tables: Tables, x: Tensor):
         self.model = model
@@ -91,7 +92,7 @@ class Sweeps:
         self.windows = Windows(tables, x, rec.first, size)
         self.stopping = Stopping(self.windows, given.tolerance, given.stride)
         self.mixing = Mixing() if given.acceleration == "anderson" else None
-        # no slopes are taken of these samples
+        # these samples get no slopes
         self.steep = torch.zeros_like(self.windows.alive)
         self.rounds = 0
         self.evaluations = torch.zeros_like(self.windows.origin)
@@ -117,12 +118,12 @@ class Sweeps:
         return self.result
 
     def report(self, why: str | None) -> Report:
-        """What the solve took."""
+        """The cost of the solve."""
         return Report(self.rounds, self.evaluations, self.sample_rounds, why)
 
     def _begin(self, coarse: Plan) -> None:
-        """Let the calls next to those of a coarse plan answer as it was answered, and those between
-        them in between."""
+        """Give the calls next to those of a coarse plan its answers, and interpolate for those
+        between them."""
         windows = self.windows
         times, states, data = visited(coarse, self.model, windows.x[0])
         nearest = (times[:, None] - self.rec.times).abs().argmin(1)
@@ -142,10 +143,10 @@ class Sweeps:
         self.windows.sweep(self.mixing)
 
     def _evaluate(self, gaps: bool) -> None:
-        """Call the network where it is to be called, and take the slope of its answers since the
-        last time."""
+        """Call the network wherever this round evaluates it, and take the slope of its answers
+        since the last time."""
         windows = self.windows
-        p, b = self.stopping.wanted().nonzero(as_tuple=True)
+        p, b = self.stopping.due_calls().nonzero(as_tuple=True)
         x = windows.x[p, b]
         answer = self.answers(x, windows.place.step[p, b], b)
         if self.given.acceleration == "secant":
@@ -158,8 +159,8 @@ class Sweeps:
             windows.interpolate()
 
     def _secant(self, p: Tensor, b: Tensor, x: Tensor, answer: Tensor) -> None:
-        """slope <- <d answer, d x> / <d x, d x>, where the call had been evaluated before and has
-        moved enough to tell."""
+        """slope <- <d answer, d x> / <d x, d x>, where the call was evaluated before and its state
+        has moved enough to determine a slope."""
         windows = self.windows
         dx = x - windows.at[p, b]
         dy = answer - windows.answer[windows.past + p, b]
@@ -175,8 +176,8 @@ class Sweeps:
         windows.slope[p, b] = torch.where(tells, slope, windows.slope[p, b])
 
     def _judge(self) -> tuple[bool, bool]:
-        """Act on the verdict of a round; whether any sample is under way, and whether calls will be
-        left out."""
+        """Act on the verdict of a round; returns whether any sample is still running, and whether
+        calls will be left out."""
         verdict = self.stopping.judge()
         under_way = verdict.under_way
         gaps = verdict.gaps
@@ -199,9 +200,8 @@ class Sweeps:
         self.windows.leave(rows)
 
     def _recover(self, bad: Tensor) -> None:
-        """Sweeps that left the finite numbers begin again behind the last state that is sure,
-        without slopes; a sample whose sure state is not finite has diverged, as it does in the
-        loop."""
+        """Sweeps that became infinite or NaN begin again after the last state that is sure, without
+        slopes; a sample whose sure state is not finite has diverged, as it does in the loop."""
         windows = self.windows
         rows = bad.nonzero().flatten()
         sure = windows.sure[rows]

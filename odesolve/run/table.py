@@ -44,7 +44,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class CoefficientTable:
-    """What a program writes into the table: weights (rows, outs, ins + streams), codes (rows, outs
+    """The contents of a table for a program: weights (rows, outs, ins + streams), codes (rows, outs
     + streams).
 
     Row 0 comes before the first call of the network, row k after call k. ``start`` and ``result``
@@ -143,9 +143,9 @@ def _write_row(
     columns: Sequence[int],
     layout: Layout,
 ) -> None:
-    drawn = range(layout.ins, layout.ins + len(block.streams))
+    noise_columns = range(layout.ins, layout.ins + len(block.streams))
     for out, row, base in zip(rows, block.weights, block.base, strict=True):
-        for column, weight in zip([*columns, *drawn], row, strict=True):
+        for column, weight in zip([*columns, *noise_columns], row, strict=True):
             weights[out, column] += weight
         codes[out] = columns[base] if base >= 0 else NO_BASE
     for j, stream in enumerate(block.streams):

@@ -2,9 +2,9 @@
 one batch.
 
 Shih et al. 2023 (ParaDiGMS). A round calls the network at the present guesses of all states in the
-window, in one batch, and a sweep carries the start through the plan's rows with what was answered.
-Sequential rounds take the place of sequential calls; a sample gets what the loop would give it, to
-a tolerance or exactly."""
+window, in one batch, and a sweep carries the start through the plan's rows with its answers.
+Sequential rounds take the place of sequential calls; a sample gets the result of the loop, to a
+tolerance or exactly."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ class Window:
     """An executor that solves any plan in a few rounds:
     ``ode.sample(model, noise, executor=ode.Window())``.
 
-    ``exact`` gives bitwise what the loop gives, for any plan, if a row of the network's batch does
-    not depend on the others; otherwise every step is solved to ``tolerance``, relative to the
-    state's root mean square. No solve takes more rounds than it has calls. Of every sample only the
-    states that have moved are evaluated again. ``report`` is that of the latest solve in the
+    ``exact`` gives bitwise the result of the loop, for any plan, if a row of the network's batch
+    does not depend on the others; otherwise every step is solved to ``tolerance``, relative to the
+    state's root mean square. No solve takes more rounds than it has calls. For every sample, a
+    round evaluates only the states that have moved. ``report`` describes the latest solve in the
     calling thread. A network that reads one time for the whole batch, as t[0], goes unnoticed and
-    gets other states than the loop's.
+    gives states that differ from the loop's.
 
     Args:
         size: calls in the window, all of the plan's by default; memory grows with it.
         tolerance: of every state of a sample, as the fixed point's estimated error.
         exact: end equal to the sequential result.
-        acceleration: "secant" takes the network's answer as a linear function of the state, with
-            the slope that it had between the last two rounds, one number for each call and sample;
-            "anderson" mixes the last sweeps by least squares, causally (Tang et al. 2024, ParaTAA);
-            None is plain Picard iteration.
+        acceleration: "secant" treats the network's answer as a linear function of the state, with
+            its slope between the last two rounds, one number per call and sample; "anderson" mixes
+            the last sweeps by least squares, causally (Tang et al. 2024, ParaTAA); None is plain
+            Picard iteration.
         coarse: a plan of few steps, solved by the loop first, its calls counted as rounds; the
             first window begins with its results. It pays where evaluations cost more than rounds.
         stride: the first rounds evaluate only every ``stride``-th call and interpolate the others;
@@ -104,12 +104,12 @@ class Window:
         self.spread = spread
 
     def settings(self) -> dict[str, Any]:
-        """What it was made with."""
+        """The arguments of the constructor."""
         return dict(vars(self))
 
     @property
     def report(self) -> Report | None:
-        """Of the latest solve in the calling thread; None before the first."""
+        """The report of the latest solve in the calling thread; None before the first."""
         return REPORTS.get(self)
 
     @torch.no_grad()

@@ -1,5 +1,5 @@
-"""Where the windows of all samples stand, and what is known in each: the state of a fused solve,
-and its moves that need no network."""
+"""The places of all samples' windows and the data in each: the state of a fused solve, and its
+moves that need no network."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from odesolve.run.recurrence_tables import Tables
 
 @dataclass(frozen=True)
 class Place:
-    """What goes with where the windows are, (W, B): the number of the call in every slot, whether
-    it is one of a sample that is under way, and the rows' coefficients."""
+    """Data that depend on the place of the windows, (W, B): the number of the call in every slot,
+    whether it belongs to a running sample, and the rows' coefficients."""
 
     step: Tensor
     inside: Tensor
@@ -28,9 +28,9 @@ class Windows:
     """W calls of each of B samples, each sample's at its own place.
 
     ``x`` (W + 1, B, ...) are the states from call ``origin`` (B,) on, ``answer`` (depth - 1 + W, B,
-    ...) what the plan keeps of the network at the states ``at`` (W, B, ...), ``slope`` (W, B) how
-    that changes with the state. ``known`` (W, B) says whether a call was evaluated, ``moved`` (W,
-    B) how far its state has gone since, at most, as a root mean square; ``residual`` how far the
+    ...) the quantity that the plan keeps of the network at the states ``at`` (W, B, ...), ``slope``
+    (W, B) its slope by the state. ``known`` (W, B) says whether a call was evaluated, ``moved`` (W,
+    B) a bound on how far its state has moved since, as a root mean square; ``residual`` how far the
     last sweep moved it, as a mean square, and ``scale`` its own root mean square."""
 
     def __init__(self, tables: Tables, x: Tensor, first: float, size: int):
@@ -65,7 +65,7 @@ class Windows:
 
     @property
     def past(self) -> int:
-        """Answers that are kept of calls before the window."""
+        """The number of answers kept from calls before the window."""
         return self.tables.depth - 1
 
     @property
@@ -81,7 +81,7 @@ class Windows:
         return Place(step, inside, self.tables.weights[step], self.tables.growth[step])
 
     def draw(self, new: Tensor, keys: Tensor | None) -> None:
-        """The noise of the rows of these slots (W, B), drawn once."""
+        """Draw the noise of the rows of these slots (W, B), once."""
         if self.noise is None:
             return
         assert keys is not None
@@ -93,15 +93,15 @@ class Windows:
         self.noise[p, b] = rows
 
     def learn(self, p: Tensor, b: Tensor, x: Tensor, answer: Tensor) -> None:
-        """The network has been called in these slots and samples (R,), at states x."""
+        """Store the network's answers for these slots and samples (R,), at states x."""
         self.answer[self.past + p, b] = answer
         self.at[p, b] = x
         self.known[p, b] = True
         self.moved[p, b] = 0.0
 
     def interpolate(self) -> None:
-        """Between two known calls of a sample those that are not known answer in between; after the
-        last, as the last."""
+        """Interpolate the answers of unknown calls between two known ones of a sample; after the
+        last known call, repeat its answer."""
         gap = ~self.known & self.place.inside
         p, b = gap.nonzero(as_tuple=True)
         if not len(p):
@@ -115,11 +115,11 @@ class Windows:
         share = torch.where(between, (p - low) / (high - low).clamp_min(1), 0.0).double()
         high = torch.where(between, high, low)
         weights = torch.stack([1.0 - share, share], 1)[:, None]
-        for held, first in ((self.answer, self.past), (self.at, 0)):
-            out = held[first + p, b]
-            ends = [held[first + low, b], held[first + high, b]]
+        for values, first in ((self.answer, self.past), (self.at, 0)):
+            out = values[first + p, b]
+            ends = [values[first + low, b], values[first + high, b]]
             combine([out], ends, weights, [-1])
-            held[first + p, b] = out
+            values[first + p, b] = out
         slope = (1.0 - share) * self.slope[low, b] + share * self.slope[high, b]
         self.slope[p, b] = torch.where(high > low, slope, 0.0)
 
@@ -145,7 +145,7 @@ class Windows:
 
     def _bend(self) -> Tensor:
         """How the sum of the answers changes with the state (W, B). Past answers move with their
-        states as well: by as much, to first order, as the present one's."""
+        states as well, to first order by as much as the present one."""
         weights = self.place.weight
         past = self.past
         slopes = torch.cat([self.slope.new_zeros(past, self.batch), self.slope])
@@ -155,7 +155,7 @@ class Windows:
         return bend
 
     def _answers(self, back: int) -> Tensor:
-        """The answers of the calls that come this far before those in the window."""
+        """The answers of the calls ``back`` places before those in the window."""
         return self.answer[self.past - back : self.past - back + self.size]
 
     def _size(self) -> Tensor:
@@ -166,8 +166,8 @@ class Windows:
         return out.view(self.size, self.batch).sqrt()
 
     def results(self, rows: Tensor) -> Tensor:
-        """The last states of these samples. One that has diverged may be far from its end: its last
-        state in the window is as good."""
+        """The last states of these samples. A sample that has diverged may be far from its end; its
+        last state in the window serves as well."""
         last = (self.tables.calls - self.origin[rows]).clamp_max(self.size)
         return self.x[last, rows]
 
@@ -187,8 +187,8 @@ class Windows:
         self.answer[self.past + s :, b] = self.answer[self.past + s - 1, b] if s else 0.0
 
     def slide(self, by: Tensor) -> Tensor:
-        """Move every sample's window on by ``by`` calls (B,); calls that come in answer as the
-        last one did, until the network is called there. Which slots are new, (W, B)."""
+        """Move every sample's window on by ``by`` calls (B,); calls that enter take the last one's
+        answer, until the network is called there. Returns which slots are new, (W, B)."""
         last = self.size - 1
         new = self.slot + by > last
         self.x = self._gather(self.x, by)
@@ -204,6 +204,6 @@ class Windows:
             self.noise = self._gather(self.noise, by)
         return new
 
-    def _gather(self, held: Tensor, by: Tensor) -> Tensor:
-        place = torch.arange(len(held), device=by.device)[:, None] + by
-        return held[place.clamp_max(len(held) - 1), self.sample.expand_as(place)]
+    def _gather(self, values: Tensor, by: Tensor) -> Tensor:
+        place = torch.arange(len(values), device=by.device)[:, None] + by
+        return values[place.clamp_max(len(values) - 1), self.sample.expand_as(place)]

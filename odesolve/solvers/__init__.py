@@ -1,4 +1,4 @@
-"""Solvers: functions that write plans, one file a family."""
+"""Solvers: functions that write plans, one file per family."""
 
 from odesolve.solvers import (  # noqa: F401  (they register themselves)
     adams,

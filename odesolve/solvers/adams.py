@@ -25,8 +25,8 @@ EQUAL_STEPS = {
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 }
 # Order q needs starting values of local order q: the ramp 1, 2, ..., q gives only 2, so the first q
-# - 2 steps are Runge-Kutta steps of order q - 1 ("single"). The ramp is what peers do and costs no
-# extra evaluation.
+# - 2 steps are Runge-Kutta steps of order q - 1 ("single"). Other libraries use the ramp, which
+# costs no extra evaluation.
 STARTERS = {3: tableaus.MIDPOINT, 4: tableaus.HEUN3}
 
 

@@ -1,4 +1,4 @@
-"""Ancestral samplers: a deterministic step below the wanted noise level, and fresh noise up to
+"""Ancestral samplers: a deterministic step below the target noise level, and fresh noise up to
 it."""
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def euler_ancestral_rf(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> 
 
 
 def lower_in_time(w: Writer, eta: float) -> list[tuple[Point, Split]]:
-    """For every step the point at t (1 + eta (t/s - 1)), counted from the data end, and what a step
-    by way of it keeps."""
+    """For every step the point at t (1 + eta (t/s - 1)), counted from the data end, and the noise
+    that a step through it keeps."""
     if not 0.0 <= eta <= 1.0:
         raise PlanError(f"{w.solver}: eta={eta!r}: give a number from 0 (Euler) to 1")
     towards_data(w)

@@ -52,7 +52,7 @@ def raise_noise(
     x: LinearForm,
     s_noise: float,
 ) -> LinearForm:
-    """The state at s taken back to the noisier point ``hat`` by noise of its own."""
+    """The state at s moved back to the noisier point ``hat`` by fresh noise."""
     added = hat.alpha * math.sqrt((hat.rho - s.rho) * (hat.rho + s.rho))
     row = (hat.alpha / s.alpha) * x + (added * s_noise) * w.fresh(s, hat)
     return w.stage(hat, row, exact=s_noise == 1.0)
@@ -95,8 +95,8 @@ def _churned(
 def _entered(
     options: Mapping[str, Any], path: Path, grid: Sequence[float], step: int
 ) -> dict[str, Any]:
-    """Churn as in the whole loop, but for the first step: there the network has been called before
-    noise could be added."""
+    """Churn as in the whole loop, except in the first step: there the caller has called the network
+    before noise could be added."""
     takes = {"s_churn": S_CHURN, "s_tmin": S_TMIN, "s_tmax": S_TMAX, **options}
     second = path.point(grid[step + 1]).rho
     share = (len(grid) - 1 - step) / (len(grid) - 1)
@@ -158,8 +158,8 @@ def heun_churn(
     step.
 
     Only where s_tmin <= sigma/alpha <= s_tmax, and at most to the noise end of the path.
-    ``s_noise`` scales what is added: the paper's 1.003 makes up for what networks remove, 1 is
-    exact."""
+    ``s_noise`` scales the added noise: the paper's 1.003 makes up for excess denoising by networks,
+    1 is exact."""
     x = w.start
     for hat, t, lift in _churned(w, s_churn, s_tmin, s_tmax, s_noise):
         x = heun_step(w, hat, t, lift(x), w.step, s_noise == 1.0)

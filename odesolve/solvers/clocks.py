@@ -54,8 +54,8 @@ class Clock:
         return not (math.isfinite(self.tau(s)) and math.isfinite(self.tau(t)) and self.scale(s) > 0)
 
     def inside(self, w: Writer, i: int, c: float) -> Point:
-        """The point at the fraction c of step i in clock time; found for all steps at once, since
-        that costs the same."""
+        """The point at the fraction c of step i in clock time; computed for all steps at once,
+        since that costs the same."""
         s, t = w.steps[i]
         if c in (0.0, 1.0):
             return (s, t)[int(c)]

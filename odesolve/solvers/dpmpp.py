@@ -20,7 +20,7 @@ Node = tuple[Point, LinearForm]
 
 def exponential_ab(w: Writer, order: int, start: str, taper: bool) -> None:
     """Exponential Adams-Bashforth of this order on D; ``taper`` lowers the order towards the last
-    step, as peers do."""
+    step, as other libraries do."""
     check_start(start)
     x = w.start
     nodes = []

@@ -1,4 +1,4 @@
-"""Where a plan's noise comes from: a stream of its own for every interval, or one Brownian path in
+"""The source of a plan's noise: a stream of its own for every interval, or one Brownian path in
 log-SNR."""
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from odesolve.noise.stream_numbers import AreaTree, Tree
 from odesolve.paths import Point
 from odesolve.plans.instructions import LinearForm, noise_name
 
-LIMIT = 32.0  # half log-SNR; a ratio of variances beyond e^64 is none
-# steps begin at multiples of 64 / 2^20: moving one by less costs nothing that a step's error would
-# show
+LIMIT = 32.0  # half log-SNR; a ratio of variances beyond e^64 counts as infinite
+# steps begin at multiples of 64 / 2^20: moving one by less has no effect beside a step's error
 DEPTH = 20
 
 
@@ -34,8 +33,8 @@ class Noise(Protocol):
 
 
 class Moves:
-    """Normals of their own for moves that no path follows. ``intervals`` says of each stream
-    between which times it is drawn."""
+    """Independent normals for moves that follow no path. ``intervals`` has the two times that each
+    stream spans."""
 
     def __init__(self):
         self.intervals: dict[int, tuple[float, float]] = {}
@@ -49,10 +48,10 @@ class Moves:
 
 
 class Cells(Moves):
-    """One stream an interval, the cheapest noise: it belongs to the number of the step.
+    """One stream per interval, the cheapest noise: it belongs to the number of the step.
 
-    ``whole`` gives an interval a stream of its own also where it is the sum of others: for noise
-    from outside that knows how its intervals hang together.
+    ``whole`` gives an interval a stream of its own even where it is the sum of others: for external
+    noise that makes overlapping intervals consistent itself.
     """
 
     def __init__(self, whole: bool = False):
@@ -87,8 +86,8 @@ class Cells(Moves):
 
 
 class OnePath(Moves):
-    """All noise from one path, so that plans with other steps follow the same one; of some 32
-    streams an interval, 41 at most."""
+    """All noise from one path, so that plans with other steps follow the same one; some 32 streams
+    per interval, at most 41."""
 
     def __init__(self):
         super().__init__()
@@ -125,6 +124,6 @@ def _clock_share(s: Point, t: Point, end: Point, rate: float) -> float:
 def _unit(streams: np.ndarray, weights: np.ndarray) -> LinearForm:
     """The sum of one row of draws, scaled to unit variance."""
     pairs = zip(streams[0].tolist(), weights[0].tolist(), strict=True)
-    drawn = {k: w for k, w in pairs if w != 0.0}
-    scale = 1.0 / math.sqrt(math.fsum(w * w for w in drawn.values()))
-    return LinearForm({noise_name(k): w * scale for k, w in drawn.items()})
+    nonzero = {k: w for k, w in pairs if w != 0.0}
+    scale = 1.0 / math.sqrt(math.fsum(w * w for w in nonzero.values()))
+    return LinearForm({noise_name(k): w * scale for k, w in nonzero.items()})

@@ -96,7 +96,8 @@ def _er_sde(
 
 
 def _split(w: Writer, s: Point, t: Point, ratio: Callable[[float], float]) -> Split:
-    """What a step keeps: the ratio of the ratios, squared. A step to the data end draws nothing."""
+    """The noise that a step keeps: the ratio of the ratios, squared. A step to the data end draws
+    nothing."""
     if t.sigma == 0:
         return Split(1.0, 0.0)
     keep = ratio(t.rho) / ratio(s.rho)

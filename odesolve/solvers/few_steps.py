@@ -1,5 +1,4 @@
-"""Networks that were trained to carry a state far at once: by flow maps, and by consistency
-functions."""
+"""Networks trained to carry a state far in one step: flow maps and consistency functions."""
 
 from __future__ import annotations
 

@@ -97,12 +97,12 @@ def predictor_corrector(
     snr: float = 0.16,
     norms: str = "expected",
 ) -> None:
-    """A step of the reverse SDE, then ``corrections`` Langevin steps where it arrived.
+    """A step of the reverse SDE, then ``corrections`` Langevin steps at the new time.
 
     The size of a Langevin step is 2 (snr |z| / |s|)^2. The norms of noise and score are those
-    "expected", whose ratio is sigma, or with ``norms="sample"`` each sample's own, which is for
-    many dimensions: its law is ((D + 2) / D)^2 times too wide. The published mean norms of a batch
-    are between the two, and make a sample depend on its batch. ``predictor`` is
+    "expected", whose ratio is sigma, or with ``norms="sample"`` each sample's own, which is meant
+    for many dimensions: its law is ((D + 2) / D)^2 times too wide. The published mean norms over a
+    batch lie between the two, and make a sample depend on its batch. ``predictor`` is
     "reverse_diffusion", "euler_maruyama", "ancestral" or "ddim". The last step is the data
     prediction."""
     if norms not in NORMS:
@@ -154,7 +154,7 @@ def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
 
     x + eta score + sqrt(2 eta) z with eta = step sigma_i^2; the paper's epsilon is 2 step
     sigma_L^2. A grid that ends at the data ends with the data prediction (Jolicoeur-Martineau et
-    al. 2021), which takes one evaluation more."""
+    al. 2021), which takes one more evaluation."""
     if each < 1 or not 0.0 < step < 1.0:
         raise PlanError(
             f"{w.solver}: each={each!r}, step={step!r}: give each >= 1 and 0 < step < 1"
@@ -163,7 +163,7 @@ def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
     towards_data(w)
     x = w.start
     for s, t in w.steps:
-        if s.alpha == 0.0:  # pure noise: nothing to walk to
+        if s.alpha == 0.0:  # pure noise: no Langevin steps
             x = w.step(t, first_order(s, t, x, w.data(x, s)))
             continue
         row = _walk(w, s, x, each, step)
@@ -184,7 +184,7 @@ def _walk(
     each: int,
     step: float,
 ) -> LinearForm:
-    """``each`` Langevin steps at one level; the last is left as a row."""
+    """``each`` Langevin steps at one level; the last is returned as a row."""
     for k in range(each):
         score = score_of(at, x, w.data(x, at))
         drift = (step * at.sigma**2) * score

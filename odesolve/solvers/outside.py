@@ -1,5 +1,5 @@
-"""How a solver is driven by a loop that calls the network itself, as schedulers of diffusers and
-samplers of k-diffusion do: declared where the solver is registered, read by the adapters."""
+"""How a loop that calls the network itself drives a solver, as schedulers of diffusers and samplers
+of k-diffusion do: declared at the solver's registration, read by the adapters."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Entering = Callable[[Mapping[str, Any], Path, Sequence[float], int], dict[str, A
 def as_given(
     options: Mapping[str, Any], path: Path, grid: Sequence[float], step: int
 ) -> dict[str, Any]:
-    """The options as they are, at whichever step a loop begins."""
+    """The options unchanged, at any step where a loop begins."""
     return dict(options)
 
 
 @dataclass(frozen=True)
 class Outside:
-    """What a loop that is driven from outside needs to know of a solver.
+    """What an external loop needs to know about a solver.
 
     Args:
-        options: what the loop sets unless its user does, such as {"start": "ramp"}: one network
-            call per step, from any step on.
+        options: the loop's defaults for options, such as {"start": "ramp"}: one network call per
+            step, from any step on.
         taper: whether the switch ``taper`` lowers the order of the last steps, as the loop's own
             rules say.
-        entering: the options with which the loop begins at a step of the grid, where the network
-            has been called before anything else could happen.
-        eta: whether the loop may give the noise level ``eta`` at its first call.
+        entering: the options with which the loop begins at a step of the grid, where the caller has
+            called the network before the solver can act.
+        eta: whether the loop may set the noise level ``eta`` at its first call.
         keeps_noise: where a data prediction is clipped, the loop may go on with the noise that the
             network predicted.
         nested: a step draws noise over a part of itself and over the whole, in that order, so a
-            source of noise must know that one contains the other.
+            source of noise must make the two consistent.
         habits: the scheduler class of diffusers whose placing of times its users expect.
     """
 

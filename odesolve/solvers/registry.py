@@ -1,5 +1,5 @@
-"""The list of solvers: what each is (name, order, source, family), what suits it, and the function
-that writes its plan."""
+"""The list of solvers: what each is (name, order, source, family), its recommended grid, and the
+function that writes its plan."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Solver:
     adds once at the start. ``stochastic`` solvers draw noise, so ``ode.sample`` takes a seed for
     them; their order is the weak one.
 
-    ``family`` is what profiles draw and compare it as, its own name unless it declares one;
-    ``grid`` the label of the grid that suits it on paths of diffusion; ``baseline`` above 0 makes
-    it one of the well-known solvers that profiles show whatever their rank, in this order.
-    ``outside`` says how a loop that calls the network itself drives it."""
+    ``family`` is the group in which profiles draw and compare it, by default its own name; ``grid``
+    the label of the grid that suits it on paths of diffusion; ``baseline`` above 0 makes it one of
+    the well-known solvers that profiles show whatever their rank, in this order. ``outside`` says
+    how a loop that calls the network itself drives it."""
 
     name: str
     write: Callable[..., None] = field(repr=False, compare=False)
@@ -64,8 +64,8 @@ class Solver:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        """Raise OdesolveError for an option that this solver does not take, or a value that is none
-        of its kind."""
+        """Raise OdesolveError for an option that this solver does not take, or a value of the wrong
+        kind."""
         for name in options:
             if name not in self.options:
                 takes = ", ".join(f"{k}={v!r}" for k, v in self.options.items()) or "no options"
@@ -98,8 +98,8 @@ def check_option(label: str, name: str, given: Any, default: Any) -> None:
 
 
 class Registry(dict[str, Solver]):
-    """Solvers by name; prints as a table. ``special`` holds those for networks of a kind, which are
-    found by name as well."""
+    """Solvers by name; prints as a table. ``special`` holds those for special kinds of networks,
+    which ``find`` knows as well."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,8 @@ class Registry(dict[str, Solver]):
         return entry
 
     def family_of(self, name: str) -> str:
-        """The family of the solver of this name; of a name that is not registered, itself."""
+        """The family of the solver of this name; for a name that is not registered, the name
+        itself."""
         entry = self.get(name) or self.special.get(name)
         return name if entry is None else entry.family
 
@@ -186,16 +187,16 @@ def solver(
     fixed options.
 
     Args:
-        name: what ``ode.plan`` and ``ode.sample`` know it by.
+        name: its name in ``ode.plan`` and ``ode.sample``.
         order: its order of convergence.
         evaluations: network evaluations per step.
         source: where it was published.
         starters: evaluations that it adds once, at the start.
-        clock: what it works in: "t", "lambda" or "rho".
+        clock: the clock that it works in: "t", "lambda" or "rho".
         stochastic: whether it draws noise.
         special: whether it is for networks that were trained for it; it does not converge on
             others.
-        family: what profiles draw and compare it as; by default a family of its own.
+        family: the group in which profiles draw and compare it; by default its own.
         grid: the label of the grid that suits it on paths of diffusion, where the user names none.
         baseline: above 0 for one of the well-known solvers that profiles show whatever their rank,
             in this order.

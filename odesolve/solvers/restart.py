@@ -35,10 +35,10 @@ def restart(
     """Heun's method in rho = sigma/alpha with restart segments {t_min: (steps, times, t_max)},
     levels in rho.
 
-    Each begins where the grid comes nearest to t_min: ``times`` times noise is added up to t_max,
-    followed by ``steps`` Heun steps on Karras' grid back down. Left out where the grid has no step
-    that ends between the data end and t_max.
-    Raises PlanError for a segment that cannot be, or reaches beyond the noise end.
+    Each begins where the grid comes nearest to t_min: ``times`` times it adds noise up to t_max,
+    then takes ``steps`` Heun steps on Karras' grid back down. A segment is left out where the grid
+    has no step that ends between the data end and t_max. Raises PlanError for an invalid segment,
+    or one that reaches beyond the noise end.
     """
     towards_data(w)
     rounds = _rounds(w, segments)
@@ -54,7 +54,7 @@ def restart(
 
 
 def _rounds(w: Writer, segments: Segments) -> dict[int, list[list[Point]]]:
-    """For the index of a step the ways back that follow it: their points from t_max down."""
+    """For the index of a step, the restarts that follow it: their points from t_max down."""
     top = w.path.point(w.path.t_noise).rho
     rounds: dict[int, list[list[Point]]] = defaultdict(list)
     if not isinstance(segments, tuple):

@@ -1,5 +1,5 @@
-"""What the solvers of the reverse SDE share: how much of its noise a step replaces, and the rows
-that follow from it."""
+"""Shared parts of the solvers of the reverse SDE: how much of its noise a step replaces, and the
+rows that follow from this."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def fresh_noise(
     rate: float = 2.0,
     scale: float = 1.0,
 ) -> LinearForm:
-    """What a step to t adds after which the fraction ``share`` of its noise variance is fresh;
-    ``scale`` multiplies it.
+    """The noise that a step to t adds so that the fraction ``share`` of its noise variance is
+    fresh; ``scale`` multiplies it.
 
     Raises PlanError for steps towards the noise end, where no noise can be replaced.
     """
@@ -135,8 +135,7 @@ def tau_noise(
     via: Sequence[Point] = (),
     scale: float = 1.0,
 ) -> LinearForm:
-    """The noise that goes with ``tau_mean``: of one Brownian motion in the clock e^(2 tau^2
-    lambda)."""
+    """The noise for ``tau_mean``: that of one Brownian motion in the clock e^(2 tau^2 lambda)."""
     if tau2:
         return fresh_noise(w, s, t, tau_split(s, t, tau2).fresh, via, 2.0 * tau2, scale)
     return LinearForm()

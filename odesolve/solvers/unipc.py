@@ -32,9 +32,9 @@ def unipc(
     (PEC mode).
 
     ``variant`` is B(h) = h ("bh1") or expm1(h) ("bh2"); it matters only where the paper fixes a
-    weight to 1/2. The last step is not corrected, which would take an evaluation more. Started with
-    orders 1, 2, 3 the corrected first step caps the whole at order 3: start "single" makes it a
-    third-order one instead."""
+    weight to 1/2. The last step is not corrected, which would take one more evaluation. With a
+    start of orders 1, 2, 3 the corrected first step caps the whole at order 3: start "single" makes
+    it a third-order step instead."""
     check_start(start)
     if variant not in ("bh1", "bh2"):
         raise OdesolveError(f"variant={variant!r}: choose 'bh1' or 'bh2'")

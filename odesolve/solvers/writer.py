@@ -1,4 +1,4 @@
-"""What a solver writes with: points of a path, values, and the rows that become a plan."""
+"""The tool that solvers write plans with: points of a path, values, and the rows of the plan."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Writer:
     """Writes one plan. A solver asks for evaluations and finishes steps; the writer names values
     and records rows.
 
-    ``closed`` says that the network may be asked for its velocity at the data end. ``afs`` replaces
+    ``closed`` says that the network's velocity may be evaluated at the data end. ``afs`` replaces
     the first evaluation by the analytic guess for unit-variance data far out in the noise (Dockhorn
     et al. 2022, section 3.3). ``tree`` takes all noise from one Brownian path in log-SNR, so that
     plans with other numbers of steps follow the same path; ``source`` takes it from there instead.
@@ -62,7 +62,7 @@ class Writer:
         self._done = self._stages = self._evaluations = self._kept = 0
 
     def check_room(self, name: str, more: int) -> None:
-        """Raise PlanError where so many evaluations per step are more than a plan holds."""
+        """Raise PlanError where this number of evaluations per step is too large for a plan."""
         if more * len(self.steps) > MAX_EVALUATIONS:
             raise PlanError(
                 f"{self.solver}: {name} makes {more} evaluations per step for {len(self.steps)} "
@@ -85,17 +85,17 @@ class Writer:
         return self._evaluate(x, at, "velocity")
 
     def average(self, x: LinearForm, s: Point, t: Point) -> LinearForm:
-        """The average velocity from s, where the state is x, to t: what networks of two times
-        say."""
+        """The average velocity from s, where the state is x, to t, as networks of two times predict
+        it."""
         return self._evaluate(x, s, "velocity", t.t)
 
     def noise(self, s: Point, t: Point, via: Sequence[Point] = (), rate: float = 2.0) -> LinearForm:
         """A standard normal for the interval from s to t: the increment of a Brownian motion in the
         clock e^(rate lambda).
 
-        Asked for again it is the same one. Where noise of the parts s to m and m to t is asked for
-        as well, give ``via=(m,)``: it is the sum of theirs. The clock e^(2 lambda), the SNR, is
-        that of the reverse SDE."""
+        Another call returns the same one. If you also need the noise of the parts s to m and m to
+        t, give ``via=(m,)``: then it is the sum of theirs. The clock e^(2 lambda), the SNR, is that
+        of the reverse SDE."""
         return self._noise.normal(s, t, via, rate)
 
     def noise_and_area(self, s: Point, t: Point) -> tuple[LinearForm, LinearForm]:
@@ -106,8 +106,8 @@ class Writer:
     def step(self, t: Point, value: LinearForm, exact: bool = True) -> LinearForm:
         """Finish a step: the state at ``t`` that the next step starts from.
 
-        ``exact=False`` says that even for a constant data prediction it is so only in the limit of
-        small steps, which exempts it from the laws; so for ``stage``.
+        ``exact=False`` says that even for a constant data prediction it is right only in the limit
+        of small steps, which exempts it from the laws; likewise for ``stage``.
         """
         self._done += 1
         return self._combine(Output(f"x{self._done}", t.t if exact else None), value)
@@ -118,7 +118,7 @@ class Writer:
         return self._combine(Output(f"y{self._stages}", t.t if exact else None), value)
 
     def keep(self, value: LinearForm) -> LinearForm:
-        """A derived value worth a buffer of its own, such as a history entry."""
+        """Store a derived value in a buffer of its own, such as a history entry."""
         self._kept += 1
         return self._combine(Output(f"e{self._kept}"), value)
 
@@ -137,7 +137,7 @@ class Writer:
         last: bool,
     ) -> LinearForm:
         """A Langevin step at fixed time whose size follows from norms (see
-        ``run.places.langevin``); ``last`` of its step."""
+        ``run.places.langevin``); ``last``: it finishes its step."""
         return self._apply(
             "langevin", x, at, last, (score.name,), stream_of(self.fresh(at, at).name), (snr, scale)
         )
@@ -187,7 +187,7 @@ class Writer:
         return LinearForm({name: 1.0})
 
     def plan(self) -> Plan:
-        """The finished plan, checked against its laws. Raises PlanError for one that they refuse,
+        """The finished plan, checked against its laws. Raises PlanError for one that breaks them,
         or that does nothing."""
         if not self._instructions:
             problem = f"solver {self.solver} wrote no step, and leaves the noise as it is"

@@ -1,9 +1,9 @@
-"""Steps of its own for every sample: attempts on one Brownian path, which a rejected step asks
-again.
+"""Every sample's own steps: attempts on one Brownian path, which the attempt after a rejection
+evaluates again.
 
-The noise of a rejected attempt is not thrown away: that would favour small increments (Rackauckas
-and Nie 2017). The path is a function of time that can be asked anywhere, so that whatever was
-tried, the accepted steps follow it."""
+A rejected attempt does not discard its noise: that would favour small increments (Rackauckas and
+Nie 2017). The path is a function that can be evaluated at any time, so that the accepted steps
+follow it, whatever the attempts."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class AdditiveAttempts:
     """Attempts of an SDE solver with additive noise, for ``ode.adaptive_loop.integrate``.
 
     The error is the difference to an Euler-Maruyama step on the same increment, from the drift and
-    diffusion that were evaluated first: of order 1.5 in a step. The strong error of sra1 and shark
-    is then in proportion to the tolerance."""
+    diffusion of the first evaluation: of order 1.5 in a step. The strong error of sra1 and shark is
+    then in proportion to the tolerance."""
 
     order = ORDER
     evaluations = 0
@@ -72,14 +72,14 @@ class AdditiveAttempts:
     def _increments(self, t: Tensor, h: Tensor) -> tuple[Combination, Combination | None]:
         """The increment of the path over the steps, and its area where the solver takes it."""
         eq = self.eq
-        drawn = self.path(t, t + h, area=self.solver.area)
-        if isinstance(drawn, tuple):
-            w, a = drawn
+        increment = self.path(t, t + h, area=self.solver.area)
+        if isinstance(increment, tuple):
+            w, a = increment
             return eq.increment(w), eq.increment(a)
-        return eq.increment(drawn), None
+        return eq.increment(increment), None
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
-        """The states of the running samples, or of these of them."""
+        """The states of the running samples, or of those in ``index``."""
         return batch.after(self.y, self.y1, index)
 
     def keep(self, index: Tensor) -> None:
@@ -92,13 +92,13 @@ class AdditiveAttempts:
 
 @dataclass(frozen=True)
 class ControlledPaths:
-    """How the steps of every sample are chosen along its path.
+    """The choice of every sample's steps along its path.
 
     Args:
         controller, rtol, atol: how steps follow from errors.
         first, shortest: lengths of the first and of the shortest step.
-        attempts, calls: how many a sample may make.
-        sync: attempts between two looks at the device.
+        attempts, calls: the most that a sample may make.
+        sync: attempts between two reads from the device.
         compact: call f and g on fewer samples as they end.
     """
 

@@ -1,5 +1,5 @@
-"""Derivatives of a diffusion along itself: what Ito's and Stratonovich's equations differ by, and
-what Milstein's step adds."""
+"""Derivatives of a diffusion along itself: the difference between Ito's and Stratonovich's
+equations, and the term that Milstein's step adds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def along(g: Tensor, y: Tensor, u: Tensor) -> Tensor:
     """(dg/dy) u for g (B, ...) computed from y (B, ...) with autograd: the gradient of a gradient.
 
-    Rejected: forward derivatives, which ask for more of what g is made of.
+    Rejected: forward derivatives, which fewer operations of g support.
     """
     if not g.requires_grad:
         return torch.zeros_like(y)

@@ -1,5 +1,5 @@
-"""Drift and diffusion as the formulas of a step call them: values in, values out, whatever the
-user's state is."""
+"""Drift and diffusion as the formulas of a step call them: values in, values out, whatever the form
+of the user's state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOISES = ("diagonal", "additive", "scalar", "general")
 
 
 class Matrix:
-    """A diffusion (B, ..., m) as what multiplies an increment (B, m) of m Brownian motions per
+    """A diffusion (B, ..., m) as a factor of an increment (B, m) of m Brownian motions per
     sample."""
 
     def __init__(self, space: Any, value: Tensor):
@@ -30,7 +30,7 @@ class Matrix:
         self.value = value
 
     def __mul__(self, w: Tensor) -> Any:
-        # Rejected: a matrix product, whose sums depend on the batch they are made in.
+        # Rejected: a matrix product, whose sums depend on the batch.
         batch, motions = w.shape
         between = [1] * (self.value.dim() - 2)
         rows = w.to(self.value.dtype).view(batch, *between, motions)
@@ -96,7 +96,7 @@ class Equation:
         return self.space.tensor(self.space.value(x))
 
     def g(self, t: Number, x: Combination) -> Any:
-        """The diffusion, as what multiplies the increment of W: numbers, a tensor of y's form, or a
+        """The diffusion, as the factor of the increment of W: numbers, a tensor of y's form, or a
         value of scalar noise."""
         self.diffusions.append(self._value(t, self.space.value(x)))
         return self.diffusions[-1]
@@ -107,8 +107,8 @@ class Equation:
         return self.f(x, t), g * w
 
     def increment_shape(self, t: float) -> tuple[int, ...]:
-        """Shape of an increment of W: that of the state, of scalar noise (B, 1), of general noise
-        (B, m) as g says at t."""
+        """Shape of an increment of W: that of the state, (B, 1) for scalar noise, (B, m) for
+        general noise with m from g at t."""
         y = self.drift.start
         if self.noise == "scalar":
             return y.shape[0], 1
@@ -120,13 +120,13 @@ class Equation:
         return y.shape[0], out.shape[-1]
 
     def increment(self, w: Tensor) -> Combination:
-        """The increment of one Brownian motion per element as a value: both parts of a pair have
-        that of their number."""
+        """The increment of one Brownian motion per element as a value: both parts of a complex
+        number have the same."""
         return self.space.tensor(_spread(self.drift, w) if self.complex else w)
 
     def check_additive(self, t: float) -> None:
-        """Raise OdesolveError for a g of additive noise that is another one at another y, which
-        steps would not see."""
+        """Raise OdesolveError for a g of additive noise that depends on y, which the steps would
+        not notice."""
         if self.noise != "additive" or self._of_time:
             return
         y = self.drift.start
@@ -153,8 +153,8 @@ class Equation:
         )
 
     def diffusion(self, t: Number, y: Tensor, args: tuple[Any, ...]) -> float | Tensor:
-        """What g says at a state (B, ...): a number, a tensor that broadcasts to the state, one
-        number per sample (B,), or of general noise a tensor (B, ..., m)."""
+        """The value of g at a state (B, ...): a number, a tensor that broadcasts to the state, one
+        number per sample (B,), or for general noise a tensor (B, ..., m)."""
         if self._constant is not None:
             return self._constant
         time = self.time(t)
@@ -172,7 +172,7 @@ class Equation:
         return self._packed(out, y)
 
     def _packed(self, out: Any, y: Tensor) -> Tensor:
-        """What g returned as a tensor that broadcasts to (B, ...), or one number per sample
+        """The result of g as a tensor that broadcasts to (B, ...), or one number per sample
         (B,)."""
         drift = self.drift
         batch = y.shape[0]
@@ -215,7 +215,7 @@ class Equation:
             ) from e
 
     def _alone(self, out: Tensor, y: Tensor) -> Tensor:
-        """``_packed`` of a state that is one tensor."""
+        """``_packed`` for a state that is one tensor."""
         drift = self.drift
         batch = y.shape[0]
         whole = out.expand((batch, *drift.shapes[0]) if drift.by_sample else drift.shapes[0])
@@ -226,14 +226,14 @@ class Equation:
         return whole if drift.by_sample else whole.reshape(y.shape)
 
     def _real(self, out: Tensor, piece: int) -> Tensor:
-        """What g returned for a piece of the state in the real type of the state, complex numbers
+        """The result of g for a piece of the state, in the real type of the state, complex numbers
         as pairs."""
         instead = "give y0 as complex numbers, or let g return real ones"
         return pairs(converted(out, self.drift.dtypes[piece], "g's result", instead))
 
 
 def _tensor(value: Any, like: Tensor) -> Tensor:
-    """A number, in full precision, or a tensor as one on the state's device."""
+    """A number in full precision, or a tensor, as a tensor on the state's device."""
     if isinstance(value, (int, float, complex)):
         wide = torch.complex128 if isinstance(value, complex) else torch.float64
         return torch.tensor(value, dtype=wide, device=like.device)
@@ -241,7 +241,7 @@ def _tensor(value: Any, like: Tensor) -> Tensor:
 
 
 def _motions(drift: Drift) -> tuple[int, ...]:
-    """Shape of the increments of one Brownian motion for every number of the state, be it real or
+    """Shape of the increments of one Brownian motion for every number of the state, real or
     complex."""
     batch, *shape = drift.start.shape
     if drift.keys is not None:
@@ -252,7 +252,7 @@ def _motions(drift: Drift) -> tuple[int, ...]:
 
 
 def _spread(drift: Drift, w: Tensor) -> Tensor:
-    """Increments of the motions of numbers as a state, the same for both parts of a pair."""
+    """Increments (one per number) as a state, the same for both parts of a complex number."""
     if drift.keys is None:
         both = w.unsqueeze(-1).expand(*w.shape, 2)
         return both.reshape(len(w), *drift.start.shape[1:])
@@ -262,7 +262,7 @@ def _spread(drift: Drift, w: Tensor) -> Tensor:
 
 
 def _diffusion(g: Any, noise: str) -> tuple[Callable[..., Any], bool]:
-    """g as a function of (t, y, *args), and whether it is known to be one of time alone."""
+    """g as a function of (t, y, *args), and whether we know that it depends on time alone."""
     if callable(g):
         of_time = noise == "additive" and _takes_time_only(g)
         return (lambda t, y, *rest: g(t)) if of_time else g, of_time

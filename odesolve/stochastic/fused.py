@@ -1,8 +1,8 @@
-"""Values of a step that are written as formulas and made in one pass: linear combinations of live
+"""Values of a step, written as formulas and computed in one pass: linear combinations of live
 tensors and noise.
 
-``schemes`` computes with anything that has + and *. Over these values a formula costs nothing until
-a tensor is needed: then one ``combine`` reads every input once and draws its noise on the way.
+``schemes`` computes with anything that has + and *. With these values a formula costs nothing until
+it needs a tensor: then one ``combine`` reads every input once and draws the noise at the same time.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Combination:
 
 
 class Workspace:
-    """Where the values of one step live: buffers that the next step uses again, and the keys of the
+    """The memory of one step's values: buffers that the next step reuses, and the keys of the
     samples' noise."""
 
     def __init__(self, like: Tensor, keys: Tensor):
@@ -77,7 +77,7 @@ class Workspace:
         self._used = 0
 
     def begin(self) -> None:
-        """Start a step: what the last one made may be overwritten."""
+        """Start a step, which may overwrite the values of the last one."""
         self._used = 0
 
     def tensor(self, x: Tensor) -> Combination:
@@ -89,7 +89,7 @@ class Workspace:
         return Combination(self, {}, {stream: std})
 
     def value(self, x: Combination) -> Tensor:
-        """The tensor of a value: itself, or a buffer that it is written to."""
+        """The tensor of a value: itself, or a buffer with the computed value."""
         if len(x.terms) == 1 and not x.streams:
             ((given, c),) = x.terms.values()
             if isinstance(c, float) and c == 1.0:
@@ -112,15 +112,15 @@ class Workspace:
         error: Combination | None = None,
         norm: ErrorNorm | None = None,
     ) -> None:
-        """Write a value, and the norm of an error, which may be made of more tensors."""
-        held = dict(x.terms)
+        """Write a value, and the norm of an error, which may combine more tensors."""
+        terms = dict(x.terms)
         streams = list(x.streams)
         if error is not None:
-            held.update(
-                {key: (given, 0.0) for key, (given, _) in error.terms.items() if key not in held}
+            terms.update(
+                {key: (given, 0.0) for key, (given, _) in error.terms.items() if key not in terms}
             )
-        ins = [given for given, _ in held.values()]
-        rows = [[c for _, c in held.values()] + list(x.streams.values())]
+        ins = [given for given, _ in terms.values()]
+        rows = [[c for _, c in terms.values()] + list(x.streams.values())]
         base = -1
         if error is not None:
             rows.append(
@@ -138,7 +138,7 @@ class Workspace:
         )
 
     def _block(self, rows: list[list[Number]]) -> Sequence[Sequence[float]] | Tensor:
-        """Numbers as they are, or (B, rows, columns) where some belong to samples."""
+        """The numbers themselves, or a tensor (B, rows, columns) where some are per sample."""
         if not any(isinstance(c, Tensor) for row in rows for c in row):
             return rows  # type: ignore[return-value]
         batch = self.like.shape[0]

@@ -14,8 +14,8 @@ from odesolve.stochastic.equation import Equation
 
 
 class Increments(Protocol):
-    """The increment of W over a step and its space-time Levy area (None where not wanted), as a
-    step takes them."""
+    """The increment of W over a step and its space-time Levy area (None unless the step needs
+    it)."""
 
     def __call__(
         self,
@@ -28,8 +28,8 @@ class Increments(Protocol):
 
 
 class StreamIncrements:
-    """One stream of normal numbers per step: the least work, and another path for another number of
-    steps.
+    """One stream of normal numbers per step: the least work, but a different path for every number
+    of steps.
 
     ``shape`` is that of an increment.
     """

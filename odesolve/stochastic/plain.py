@@ -1,5 +1,5 @@
-"""Steps of the SDE solvers as plain differentiable operations, on increments that are made again
-from their keys."""
+"""Steps of the SDE solvers as plain differentiable operations, on increments recomputed from their
+keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PlainEquation:
         return x
 
     def g(self, t: Time, x: Tensor) -> Any:
-        """The diffusion, a number, what broadcasts to the state, or of general noise a
+        """The diffusion: a number, a tensor that broadcasts to the state, or for general noise a
         ``Matrix``."""
         out = self.eq.diffusion(t, x, self.args)
         if self.noise == "general":
@@ -52,8 +52,8 @@ class PlainEquation:
 
 
 class PlainSteps:
-    """The steps of a grid by plain operations, each in both directions: to the end of its interval,
-    or from there back on the same path."""
+    """The steps of a grid by plain operations, each in both directions on the same path: to the end
+    of its interval, or back from there."""
 
     def __init__(self, way: FusedSteps, where: StepGrid):
         self.eq = way.eq
@@ -67,7 +67,7 @@ class PlainSteps:
         return self.where.t[k], self.where.t[k + 1]
 
     def noise(self, k: int) -> tuple[Tensor, Tensor | None]:
-        """The increment of W over step k, as it broadcasts to the state, and its area."""
+        """The increment of W over step k, broadcastable to the state, and its area."""
         self.eq.begin()
         w, a = self.increments(self.eq, k, *self.ends(k), self.area)
         like = self.eq.space.like

@@ -1,4 +1,4 @@
-"""The steps of the SDE solvers, and what each is for."""
+"""The steps of the SDE solvers, and the equations that each solves."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Step = Callable[[Equation, Combination, Any, Any, Any, Any], Combination]
 
 @dataclass(frozen=True)
 class SDESolver:
-    """A step, and what it is for.
+    """A step, and the equations that it solves.
 
     ``calculi`` gives for each kind of noise the equations that the solver solves, "ito" or
-    "stratonovich" (of additive noise both are the same); ``strong`` is its strong order for them,
+    "stratonovich" (for additive noise both are the same); ``strong`` is its strong order for them,
     ``drifts`` how often a step calls f. ``area``: it uses the space-time Levy area of a step.
     """
 
@@ -103,7 +103,7 @@ def milstein(
     ito: bool = True,
 ) -> Combination:
     """Milstein 1974, with g' g as a difference along g: a derivative by autograd costs as much, and
-    asks more of g.
+    needs a differentiable g.
 
     Over a length h, where Kloeden and Platen 1992 (11.1.3) take sqrt(h): that leaves g'' g^2
     h^(3/2) in the mean of a Stratonovich step, and order 1/2.
@@ -182,21 +182,21 @@ def srid2(
 
 
 def _iterated(v: Tensor, length: Any) -> tuple[Tensor, Tensor]:
-    """Integrals of W over a step iterated twice and three times, over the root of its length and
-    its length."""
+    """Twice and three times iterated integrals of W over a step, divided by the root of its length
+    and by its length."""
     two = (v * v - length) * (0.5 / length**0.5)
     three = (v**3 - (3 * length) * v) * ((1 / 6) / length)
     return two, three
 
 
-# Of general noise order 1 needs Levy areas of pairs of its motions, or columns of g that commute.
+# For general noise, order 1 needs Levy areas of pairs of its motions, or columns of g that commute.
 _MIXED = ("diagonal", "scalar", "general")
 _ITO, _STRATONOVICH = (
     {"additive": BOTH, **dict.fromkeys(_MIXED, kind)} for kind in (BOTH[:1], BOTH[1:])
 )
 _ONE = {"additive": 1.0, "diagonal": 1.0, "scalar": 1.0, "general": 0.5}
 _HALF = {"additive": 1.0, **dict.fromkeys(_MIXED, 0.5)}
-# Of noise whose motions move one number each, or all of them alike.
+# For noise whose motions move one number each, or all of them alike.
 _SINGLE = _MIXED[:2]
 SOLVERS = {
     "euler_maruyama": SDESolver(euler_maruyama, _ITO, _HALF, 1),

@@ -31,10 +31,10 @@ REJECTED = (1 / 1.5, 0.0)
 
 @dataclass(frozen=True)
 class Course:
-    """Times of steps, and where between them every output lies: ``reads`` are (step before, step
-    after, shares of the two).
+    """Times of steps, and the place of every output between them: ``reads`` are (step before, step
+    after, weights of the two).
 
-    Numbers are of the type of the output times, in which sums and differences are rounded.
+    Numbers have the type of the output times, and sums and differences round in it.
     """
 
     times: Sequence[Any]
@@ -47,8 +47,8 @@ class Course:
 
     @property
     def needed(self) -> list[int]:
-        """How many steps have been made at the states that outputs are read from, in order; the
-        first and the last too."""
+        """The numbers of steps before the states that outputs are read from, in order, with the
+        first and the last."""
         ends = {k for read in self.reads for k in read[:2]}
         return sorted({0, len(self.times) - 1, *ends})
 
@@ -58,7 +58,7 @@ class Course:
 
 
 def between(y0: Tensor, y1: Tensor, shares: Shares) -> Tensor:
-    """The state on the line from y0 to y1 that has these shares of both."""
+    """The state on the line from y0 to y1 with these weights of both."""
     if shares == THERE:
         return y1
     return shares[0] * y0 + shares[1] * y1
@@ -85,7 +85,7 @@ def uniform(outputs: Sequence[Any], dt: float) -> Course:
 
 
 def walked(move: Move, state: Values, course: Course) -> dict[int, Values]:
-    """The states that outputs are read from, by how many steps have been made."""
+    """The states that outputs are read from, by the number of steps before them."""
     states = {0: state}
     needed = set(course.needed)
     for k, (s, t) in enumerate(course.steps):
@@ -100,11 +100,11 @@ class Doubling:
     """Steps chosen by the difference of one step and two of half its length, for the whole batch at
     once.
 
-    A step is kept where the root mean square of the difference over atol + rtol |y| is at most 1,
-    as its two halves, and where it cannot be made shorter than ``shortest``. A rejected step asks
-    the same Brownian motion again, so that rejections do not bend its law. The next length is 0.9 /
-    error to the power 1/4.5, and times its change to the power 0.13 (1/1.5 and 0 after a
-    rejection), from 1 to 1.4 times the last, or 0.2 to 1.4."""
+    A step is accepted, as its two halves, where the root mean square of the difference over atol +
+    rtol |y| is at most 1, and where it has the length ``shortest`` already. The step after a
+    rejection evaluates the same Brownian motion, so that rejections do not bias its law. The next
+    length is 0.9 / error to the power 1/4.5, and times its change to the power 0.13 (1/1.5 and 0
+    after a rejection), from 1 to 1.4 times the last, or 0.2 to 1.4."""
 
     rtol: float
     atol: float
@@ -117,8 +117,8 @@ class Doubling:
         outputs: Sequence[Any],
         dt: float,
     ) -> tuple[Course, dict[int, Values]]:
-        """(the steps kept, the states that outputs are read from, as ``walked`` finds them). Raises
-        Diverged for an error that is no number."""
+        """(the accepted steps, the states that outputs are read from, as ``walked`` returns them).
+        Raises Diverged for an error that is NaN."""
         rule = _Rule(dt, self.shortest)
         halves = _Halves(self, rule, move, state, outputs)
         integrate_single(halves, rule)
@@ -134,7 +134,7 @@ class Doubling:
 
 
 class _Halves:
-    """Attempts by ``Doubling`` of a whole step and its two halves, and what of them is kept."""
+    """Attempts by ``Doubling`` of a whole step and its two halves, and the accepted ones."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class _Halves:
         self.outputs = outputs
         self.now = outputs[0]
         self.state = state
-        # the beginning of the last step that was kept, and the state there
+        # the beginning of the last accepted step, and the state there
         self.start = outputs[0]
         self.before = state
         self.times = [outputs[0]]
@@ -162,7 +162,7 @@ class _Halves:
         now = self.now
         end = now + _like(now, self.rule.h)
         if not end + 4 * abs(np.spacing(end)) < self.outputs[-1]:
-            end = self.outputs[-1]  # no step is left there that would have no middle
+            end = self.outputs[-1]  # leaves no step too short to have a middle
         middle = _like(now, 0.5) * (now + end)
         if not now < middle < end:
             raise OdesolveError(
@@ -204,8 +204,8 @@ class _Halves:
 
 
 class _Rule:
-    """The next length after an error, as torchsde has it: the exponents, and the limits of the
-    factor, depend on whether the attempt counts. ``cut`` says that the length was raised to the
+    """The next length after an error, as in torchsde: the exponents and the limits of the factor
+    depend on whether the attempt counts. ``cut`` says that the length was raised to the
     shortest."""
 
     def __init__(self, h: float, shortest: float):

@@ -1,5 +1,5 @@
-"""Traces of Jacobians, exactly or from a few Jacobian products with a standard error, which
-likelihoods are integrals of."""
+"""Traces of Jacobians, exact or from a few Jacobian products with a standard error. Likelihoods are
+their integrals."""
 
 from odesolve.trace.auto import Auto, AutoProbes
 from odesolve.trace.choice import named

@@ -1,5 +1,4 @@
-"""The estimator that is taken where none is named: by a pilot on the problem, for every sample on
-its own."""
+"""The default estimator: a pilot run on the problem chooses it for every sample on its own."""
 
 from __future__ import annotations
 
@@ -19,20 +18,20 @@ from odesolve.trace.pilot import Pilot
 from odesolve.trace.protocol import Probes
 from odesolve.trace.xtrace import Basis, XTraceProbes
 
-AFFORDABLE = 4  # numbers a product up to which the trace is exact
+AFFORDABLE = 4  # numbers per product up to which the trace is exact
 PILOT = 1 << 32  # number of the first random vector of pilots, which no estimate uses
 
 
 @fits
 @dataclass(frozen=True)
 class Auto:
-    """Exact for up to 4 numbers per product; else ``Fourier`` or ``XTrace`` of ``products``,
+    """Exact for up to 4 numbers per product; otherwise ``Fourier`` or ``XTrace`` of ``products``,
     whichever errs less here.
 
-    Which one, a pilot says: of a sample, with random vectors of its own, so that the choice depends
-    on nothing that the estimate is made of and leaves it without bias; it is the same whatever the
-    batch. Likelihoods run it at states all along their flow, by ``AutoProbes.pilot``; otherwise the
-    first state that is evaluated is what it sees."""
+    A pilot chooses between them, for each sample and with its own random vectors. So the choice is
+    independent of the estimate, which stays unbiased, and it does not depend on the batch.
+    Likelihoods run the pilot at states all along their flow, by ``AutoProbes.pilot``; otherwise it
+    sees only the first state."""
 
     products: int = 16
 
@@ -49,9 +48,9 @@ class Auto:
         pairs = self.products // 2
         if dim <= AFFORDABLE * self.products:
             return Exact().begin(like, keys)
-        drawn = waves(like, keys, pairs), frames(like, keys, pairs) / dim**0.5
+        vectors = waves(like, keys, pairs), frames(like, keys, pairs) / dim**0.5
         chosen = torch.full((len(like),), UNKNOWN, dtype=torch.int8, device=like.device)
-        return AutoProbes(*drawn, keys, chosen, torch.arange(len(like), device=like.device))
+        return AutoProbes(*vectors, keys, chosen, torch.arange(len(like), device=like.device))
 
 
 UNKNOWN = -1
@@ -60,10 +59,10 @@ XTRACE = 1
 
 
 class AutoProbes:
-    """The vectors of both estimators, of which a sample's choice takes one: waves (2k, B, D) and
-    orthonormal ones (k, B, D).
+    """The vectors of both estimators, waves (2k, B, D) and orthonormal ones (k, B, D); each sample
+    uses those of its choice.
 
-    ``chosen`` is shared by all rows of a batch, which are its samples ``index``.
+    All views of a batch share ``chosen``; ``index`` are the samples of this one.
     """
 
     exact = False
@@ -88,7 +87,7 @@ class AutoProbes:
 
     @property
     def name(self) -> str:
-        """What was chosen: how many samples have which, where not all have the same."""
+        """The choice: the number of samples per estimator, where not all have the same."""
         chosen = self.chosen[self.index]
         names = {FORMS: "fourier", XTRACE: "xtrace"}
         parts = {name: int((chosen == kind).sum()) for kind, name in names.items()}
@@ -101,11 +100,11 @@ class AutoProbes:
         """The probes of these samples."""
         if self._settled is not None:
             return self._settled.rows(index)
-        drawn = self.z[:, index], self.frame[:, index], self.keys[index]
-        return AutoProbes(*drawn, self.chosen, self.index[index])
+        vectors = self.z[:, index], self.frame[:, index], self.keys[index]
+        return AutoProbes(*vectors, self.chosen, self.index[index])
 
     def pilot(self) -> Pilot:
-        """One that has seen nothing yet, with random vectors of its own."""
+        """A pilot that has seen no state yet, with its own random vectors."""
         return Pilot(
             lambda i: (
                 frames(self.z[0], self.keys, self.count, PILOT + i * self.count)
@@ -114,7 +113,7 @@ class AutoProbes:
         )
 
     def settle(self, pilot: Pilot) -> None:
-        """Choose, where that is not done, by what a pilot has seen."""
+        """Choose by the states that a pilot has seen, unless the choice is made."""
         chosen = torch.where(pilot.low_rank(), XTRACE, FORMS).to(self.chosen)
         before = self.chosen[self.index]
         self.chosen[self.index] = torch.where(before == UNKNOWN, chosen, before)

@@ -1,4 +1,4 @@
-"""Orthonormal bases of what a Jacobian makes of random vectors.
+"""Orthonormal bases of the products of a Jacobian with random vectors.
 
 They are constants for autograd: with the basis fixed an estimate is linear in the Jacobian, so its
 gradient through the Jacobian alone is an unbiased estimate of the trace's. Rejected:

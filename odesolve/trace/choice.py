@@ -29,12 +29,12 @@ NAMES = {
 
 @fits
 def named(name: str | Estimator, dim: int, products: int) -> Estimator:
-    """The estimator of this name with at most this many Jacobian products an evaluation, for
+    """The estimator of this name with at most this many Jacobian products per evaluation, for
     samples of ``dim`` numbers.
 
-    With as many products as numbers, or more, the trace is exact, which costs no more. "auto" is so
-    for up to 4 numbers a product, see ``Auto``, and Hutchinson below 4 products. An estimator is
-    returned as it is. Raises OdesolveError for unknown names.
+    With as many products as numbers, or more, the trace is exact, which costs no more. "auto" is
+    exact for up to 4 numbers per product, see ``Auto``, and Hutchinson below 4 products. An
+    estimator passes through unchanged. Raises OdesolveError for unknown names.
     """
     if not isinstance(name, str):
         if not hasattr(name, "begin") or isinstance(name, type):

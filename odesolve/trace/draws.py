@@ -1,5 +1,5 @@
-"""Random vectors with E[z z^T] = I, keyed by the samples: whatever the batch, a sample has the same
-ones."""
+"""Random vectors with E[z z^T] = I, keyed by the samples: a sample has the same vectors in any
+batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def signs(like: Tensor, keys: Tensor, count: int) -> Tensor:
 
 
 def gaussians(like: Tensor, keys: Tensor, count: int, first: int = 0) -> Tensor:
-    """Standard normal vectors (count, B, D), numbers ``first`` on."""
+    """Standard normal vectors (count, B, D), those with numbers from ``first`` on."""
     return _draw(like, keys, count, "normal", first)
 
 
@@ -46,7 +46,7 @@ def waves(like: Tensor, keys: Tensor, pairs: int) -> Tensor:
 
 
 def period(dim: int) -> int:
-    """Of the waves: the least odd number that is not less than D."""
+    """The period of the waves: the least odd number that is not less than D."""
     return dim | 1
 
 

@@ -22,11 +22,11 @@ MODES = ("auto", "reverse", "forward")
 class Exact:
     """The trace itself, from D Jacobian products of unit vectors, ``block`` of them in one pass.
 
-    ``mode`` "reverse" ("auto" is) evaluates the field once and pulls unit vectors back, by default
-    64 MB of them at a time (2 on a CPU), for any module; it is the faster one for small fields.
-    "forward" pushes them through the field, for modules that torch.func can transform (no_grad does
-    not stop it, detach does), and keeps no activations; it evaluates the field once a block, by
-    default all D vectors."""
+    ``mode`` "reverse" (also "auto") evaluates the field once and pulls unit vectors back, by
+    default 64 MB of them at a time (2 on a CPU), for any module; it is the faster one for small
+    fields. "forward" pushes them through the field, for modules that torch.func can transform
+    (no_grad does not stop it, detach does), and keeps no activations; it evaluates the field once
+    per block, by default all D vectors."""
 
     mode: str = "auto"
     block: int | None = None
@@ -79,11 +79,11 @@ class ExactProbes:
             units = _units(x, first, min(first + block, self.products))
             try:
                 out, columns = pushed_many(f, x, units.reshape(-1, *x.shape))
-            # what torch.func raises for what it has no rule for
+            # what torch.func raises for operations without a rule
             except (RuntimeError, Watched) as e:
                 if own_error(e):
                     raise
-                f(x)  # raises what is wrong with f itself
+                f(x)  # raises f's own error, if there is one
                 raise OdesolveError(
                     f"torch.func cannot transform this field: use trace.Exact('reverse') ({e})"
                 ) from e

@@ -1,5 +1,5 @@
-"""Quadratic forms of waves with random signs: exact on diagonal Jacobians, and at right angles to
-one another."""
+"""Quadratic forms of waves with random signs: exact on diagonal Jacobians, and mutually
+orthogonal."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Fourier:
     drawn without replacement, with an odd period, so that all distances |i - j| count alike. The
     squares of a pair add up to a constant, so a diagonal J is exact. For the symmetric part S of J
     and N = D, or D + 1 if D is even, the mean has the variance 2 (|S|_F^2 - sum S_ii^2) / products
-    (N - products) / (N - 1): less than Hutchinson's with signs, and than with vectors at right
-    angles, but for a factor 1 + 2 / D where the diagonal is constant. Exact with ``products`` >= D.
+    (N - products) / (N - 1): less than Hutchinson's with signs, and less than with orthogonal
+    vectors, up to a factor 1 + 2 / D where the diagonal is constant. Exact with ``products`` >= D.
     """
 
     products: int = 16
@@ -69,8 +69,8 @@ class Pairs:
 
 
 def of_pairs(forms: Tensor, dim: int) -> Tensor:
-    """Values (B, k) of the forms (2k, B), at a distance from their mean from which sd / sqrt(k) is
-    its error."""
+    """Values (B, k) of the forms (2k, B), spread about their mean so that sd / sqrt(k) is its
+    error."""
     count = len(forms) // 2
     values = 0.5 * (forms[:count] + forms[count:]).T
     return spread(values, (1.0 - len(forms) / period(dim)) ** 0.5)

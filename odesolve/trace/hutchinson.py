@@ -24,8 +24,8 @@ class Hutchinson:
     1989).
 
     ``law`` "rademacher" has the variance 2 (|S|_F^2 - sum S_ii^2) for the symmetric part S of J,
-    "gaussian" 2 |S|_F^2. "orthogonal" vectors are at right angles. Exact with D probes or more,
-    which exact products cost no more than."""
+    "gaussian" 2 |S|_F^2. With "orthogonal", the vectors are mutually orthogonal. Exact with D
+    probes or more, by D unit vectors, which cost no more."""
 
     probes: int = 1
     law: str = "rademacher"
@@ -47,12 +47,12 @@ class Hutchinson:
             return Exact().begin(like, keys)
         if self.law != "orthogonal":
             return self.forms(like, keys)
-        # Two probes at right angles have the covariance -var / (D - 1), as draws without
+        # Two orthogonal probes have the covariance -var / (D - 1), as draws without
         # replacement from a population of D.
         return Forms(frames(like, keys, self.probes), (1.0 - self.probes / dim) ** 0.5)
 
     def forms(self, like: Tensor, keys: Tensor) -> Forms:
-        """The probes, however many."""
+        """The probes, for any number of them."""
         return Forms(LAWS[self.law](like, keys, self.probes))
 
 
@@ -78,6 +78,6 @@ class Forms:
 
 
 def spread(values: Tensor, factor: float | Tensor) -> Tensor:
-    """Values (B, K) with their distance from their mean times a factor."""
+    """Values (B, K) with their distance from their mean multiplied by a factor."""
     mean = values.mean(1, keepdim=True)
     return mean + factor * (values - mean)

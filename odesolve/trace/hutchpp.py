@@ -20,8 +20,8 @@ from odesolve.trace.protocol import Probes
 @fits
 @dataclass(frozen=True)
 class HutchPP:
-    """tr(Q^T J Q) + Hutchinson on the complement of Q, a third of the ``products`` each way (Meyer
-    et al. 2021, algorithm 1).
+    """tr(Q^T J Q) + Hutchinson on the complement of Q, a third of the ``products`` for each part
+    (Meyer et al. 2021, algorithm 1).
 
     Better than Hutchinson's where the spectrum decays, worse where it is flat. Exact with
     ``products`` >= D."""
@@ -43,7 +43,7 @@ class HutchPP:
 
 
 class HutchPPProbes:
-    """Fixed vectors (2k, B, D): k that make the basis, k for what is left."""
+    """Fixed vectors (2k, B, D): k for the basis, k for the complement."""
 
     exact = False
 

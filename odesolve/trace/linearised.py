@@ -1,4 +1,4 @@
-"""A field and its Jacobian at one state: one evaluation, then as many products as one likes."""
+"""A field and its Jacobian at one state: one evaluation, then any number of products."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ BYTES_CPU = 2 * 2**20  # which on a CPU is faster by half where activations stay
 class Linearised:
     """f at x (B, ...), evaluated once, with its products J^T v; samples do not see each other.
 
-    ``out`` is f(x) in the dtype that f gave it. Where gradients are recorded, and x or anything in
-    f wants them, ``out`` and the products are connected to both; otherwise they hold no graph.
-    Rejected: ``torch.func.vjp``, which needs modules that functorch can transform. Here only the
-    pass back is batched, and where that fails products are taken one by one."""
+    ``out`` is f(x) in f's own dtype. Where gradients are recorded, and x or anything in f requires
+    them, ``out`` and the products are connected to both; otherwise they hold no graph. Rejected:
+    ``torch.func.vjp``, which needs modules that functorch can transform. Here only the backward
+    pass is batched, and where that fails, products are computed one by one."""
 
     def __init__(self, f: Field, x: Tensor, block: int | None = None):
         self.shape, self.batch, self.dim = x.shape, len(x), x.shape[1:].numel()
@@ -31,8 +31,8 @@ class Linearised:
         self.block = block or max(1, (BYTES_CPU if x.is_cpu else BYTES) // each)
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
-            # A new node, so that what else hangs on x in f does not count; a copy, as x is memory
-            # that is used again.
+            # A new node, so that other graphs of x in f do not count; a copy, since the memory of x
+            # is reused.
             free = x.detach().clone()
             self._leaf = x.view_as(x) if x.requires_grad and recording else free.requires_grad_()
             raw = _twice_differentiable(f, self._leaf) if recording else f(self._leaf)
@@ -54,7 +54,7 @@ class Linearised:
         except (
             RuntimeError,
             NotImplementedError,
-        ):  # no batching rule, or no memory for a batch; what is wrong itself, raises again
+        ):  # no batching rule, or no memory for a batch; any other error comes up again below
             back = torch.stack([self._grad(one, False) for one in shaped])
         return back.reshape(v.shape)
 
@@ -80,7 +80,7 @@ def _twice_differentiable(f: Field, x: Tensor) -> Tensor:
 
 
 def check_shape(out: Tensor, x: Tensor) -> None:
-    """Raise OdesolveError unless out is of the shape of x, and of floats."""
+    """Raise OdesolveError unless out holds floats and has the shape of x."""
     if not isinstance(out, Tensor) or out.shape != x.shape or not out.is_floating_point():
         given = (
             f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__

@@ -1,11 +1,11 @@
 """Which of two estimators errs less on the problem at hand, from a few Jacobian products at a few
 of its states.
 
-The spread of an estimator's own values would say so as well, but from a handful of values it is off
-by a half and more, and the wrong one would be taken in one case out of three. Variances are norms:
-that of quadratic forms is 2 |S|_F^2 over the products, S being the symmetric part of J without its
-diagonal, and XTrace's is that norm for what its bases leave. Every product tells D numbers of a
-norm, so norms are known to a tenth where spreads are known to a half."""
+The spread of an estimator's own values would also do, but from a handful of values it is off by a
+half and more, and would choose the wrong one in one case out of three. Variances are norms: that of
+quadratic forms is 2 |S|_F^2 over the products, S being the symmetric part of J without its
+diagonal, and XTrace's is that norm outside its bases. Every product contributes D numbers to a
+norm, so norms are accurate to a tenth where spreads are accurate to a half."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from odesolve.trace.draws import period
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.xtrace import Basis, lost_without
 
-FEW = 4  # vectors below which a state is looked at twice
+FEW = 4  # vectors below which a state gets two looks
 
 
 class Pilot:
     """Errors of quadratic forms of waves with random signs (``fourier.Fourier``) and of XTrace,
     summed over states: their vectors are the same along a trajectory, so their errors add up.
 
-    ``draw(i)`` gives orthonormal vectors (k, B, D), others for every look i; a look takes 2k
-    products, as both estimators do, all of them together ``products``.
+    ``draw(i)`` returns orthonormal vectors (k, B, D), different ones for every look i. A look takes
+    2k products, as both estimators do; all looks together take ``products``.
     """
 
     def __init__(self, draw: Callable[[int], Tensor]):
@@ -50,13 +50,13 @@ class Pilot:
         return line.out
 
     def low_rank(self) -> Tensor:
-        """Whether XTrace is to be taken (B,)."""
+        """Whether to take XTrace (B,)."""
         return torch.as_tensor(self.xtrace <= self.forms)
 
 
 def _variances(line: Linearised, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the mean (B,) of 2k forms, and of XTrace with 2k products, by orthonormal vectors z (k, B,
-    D)."""
+    """The variances (B,) of the mean of 2k forms and of XTrace with 2k products, by orthonormal
+    vectors z (k, B, D)."""
     y = line.pull(z).to(z)
     square = z.square().sum(0).clamp_min(torch.finfo(z.dtype).tiny)
     diagonal = (z * y).sum(0) / square
@@ -65,10 +65,10 @@ def _variances(line: Linearised, z: Tensor) -> tuple[Tensor, Tensor]:
     left, more, other = _left(line, z, y)
     k = len(z)
     dim = line.dim
-    # The diagonal that was taken off errs by 1 / k of the rest, which makes that look more
-    # symmetric than it is.
+    # The subtracted diagonal errs by 1 / k of the rest, which makes the rest look more symmetric
+    # than it is.
     own = (own - (1.0 - own) / k).clamp_min(0.0)
-    near = 1.0 / (k + 1)  # two or three vectors alone do not tell the shares apart
+    near = 1.0 / (k + 1)  # two or three vectors alone cannot separate the shares
     symmetric = own + near * (other - own)
     forms = dim / (k - 1) * rest.square().sum((0, 2)) * symmetric
     share = other + near * (own - other)
@@ -80,17 +80,17 @@ def _correlated(k: int, left: Tensor, more: Tensor) -> Tensor:
     """The variance (B,) of the mean of XTrace's k estimates over that of k independent ones: 1 to
     (k + 2) / 3.
 
-    Of a projection of which n directions are left, estimates have the variance 2 n and pairs of
-    them the covariance 2 n / (n + 3). In general n is what is left over what a vector takes of it,
-    ``more``; on decaying spectra the factor is up to 1.3 times too large where the errors are
-    close. What is not symmetric has less covariance: none with a share of 1/2."""
+    For a projection with n remaining directions, estimates have the variance 2 n and pairs of them
+    the covariance 2 n / (n + 3). In general n is the remainder over the part of it that one vector
+    takes, ``more``; on decaying spectra the factor is up to 1.3 times too large where the errors
+    are close. Matrices that are not symmetric have less covariance: none with a share of 1/2."""
     whole = (left + 3.0 * more).clamp_min(torch.finfo(left.dtype).tiny)
     return 1.0 + (k - 1) * more / whole
 
 
 def _left(line: Linearised, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """|R|_F^2 (B,) for what is left of J outside of XTrace's bases without one vector, without its
-    trace; how much more that is for every vector less; R's ``_share``."""
+    """|R|_F^2 (B,) for the rest R of J outside XTrace's bases without one vector, minus its trace;
+    by how much it grows with every vector fewer; R's ``_share``."""
     basis = Basis(z, y)
     k = len(z)
     image = basis.image(y, line.pull(basis.new))
@@ -102,7 +102,7 @@ def _left(line: Linearised, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _outside(basis: Basis, image: Tensor) -> tuple[Tensor, Tensor]:
-    """|R|_F^2 (B,) and R's ``_share`` for a basis and what J makes of it (B, D, 2k)."""
+    """|R|_F^2 (B,) and R's ``_share`` for a basis and its product with J (B, D, 2k)."""
     s, t = lost_without(basis.r).to(basis.q).unbind(3)
     moved = image @ t
     inside = basis.q.mT @ moved

@@ -1,4 +1,4 @@
-"""What an estimator of traces is, and the probes of one batch."""
+"""The protocols of an estimator of traces and of its probes for one batch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Probes(Protocol):
     """The random vectors of a batch, drawn once and fixed along a trajectory.
 
     Attributes:
-        count: K, how many estimates of a trace there are.
-        products: Jacobian products of each sample that an evaluation takes.
+        count: K, the number of estimates of a trace.
+        products: Jacobian products per sample and evaluation.
         exact: whether the estimates are the trace itself; otherwise one estimate alone has no known
             error.
     """
@@ -31,12 +31,12 @@ class Probes(Protocol):
         sqrt(K) is its error.
 
         f maps (B, ...) to (B, ...), every sample on its own, and is evaluated once. Where gradients
-        are recorded the results are connected to x and to what f depends on; otherwise no graph is
-        left."""
+        are recorded, the results are connected to x and to everything that f depends on; otherwise
+        no graph remains."""
         ...
 
     def rows(self, index: Tensor) -> Probes:
-        """The probes of these samples (int64), in this order; a sample may come more than once."""
+        """The probes of these samples (int64), in this order; a sample may occur more than once."""
         ...
 
 
@@ -50,8 +50,7 @@ class Estimator(Protocol):
 
 
 def name_of(estimator: Estimator, probes: Probes) -> str:
-    """What the probes of an estimator are, for a reader: its name, or what became of it in this
-    batch."""
+    """The name of an estimator for a reader, with the choice that its probes made in this batch."""
     if probes.exact:
         return "exact"
     return str(getattr(probes, "name", estimator))

@@ -1,5 +1,5 @@
-"""XTrace: every random vector estimates what the basis of all others leaves, and the basis is used
-whole."""
+"""XTrace: every random vector estimates the rest outside the basis of all others, and the whole
+basis is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from odesolve.trace.hutchinson import spread
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.protocol import Probes
 
-# relative diagonal from which on a triangle counts as singular; the root of float64's rounding
+# relative diagonal below which a triangle counts as singular; the root of float64's rounding
 SINGULAR = 1.5e-8
 
 
@@ -28,12 +28,12 @@ class XTrace:
     """The mean of k leave-one-out estimates, k half of the ``products`` (Epperly, Tropp and Webber
     2024, sections 2.1, 2.3).
 
-    Two things differ from the paper. The basis spans the random vectors, which are at right angles,
-    and what the Jacobian makes of them, for the same products: so a multiple of the identity, which
-    is most of a denoiser's Jacobian at low noise, is found exactly instead of spoiling the basis
-    (on the digits the error is 0.7 of the paper's at noise 1, a thousandth at 0.3). And the spread
-    of the estimates, which are correlated, is scaled so that it gives the error of their mean.
-    Exact with ``products`` >= D."""
+    Two things differ from the paper. The basis spans the random vectors, which are orthogonal, and
+    their products with the Jacobian, at no extra cost: so the trace of a multiple of the identity,
+    which is most of a denoiser's Jacobian at low noise, comes out exactly instead of spoiling the
+    basis (on the digits the error is 0.7 of the paper's at noise 1, a thousandth at 0.3). And the
+    spread of the estimates, which are correlated, is scaled so that it gives the error of their
+    mean. Exact with ``products`` >= D."""
 
     products: int = 24
 
@@ -74,8 +74,8 @@ class XTraceProbes:
 
 
 class Basis:
-    """Orthonormal columns q (B, D, 2k) of k vectors z (k, B, D) of length 1 and of what the
-    Jacobian makes of them."""
+    """Orthonormal columns q (B, D, 2k) for k unit vectors z (k, B, D) and their products with the
+    Jacobian."""
 
     def __init__(self, z: Tensor, y: Tensor):
         self.k = len(z)
@@ -87,7 +87,7 @@ class Basis:
         return vectors(self.q[:, :, self.k :])
 
     def image(self, y: Tensor, new: Tensor) -> Tensor:
-        """What the Jacobian makes of q (B, D, 2k), from what it makes of z and of the new
+        """The product of the Jacobian with q (B, D, 2k), from its products with z and the new
         columns."""
         diagonal = self.r[:, : self.k, : self.k].diagonal(0, 1, 2)
         sign = diagonal.sign()[:, None]
@@ -103,12 +103,12 @@ class Basis:
 
 
 def lost_without(r: Tensor) -> Tensor:
-    """Orthonormal pairs (B, 2k, k, 2), float64: what the basis q of [z, A z] = q r loses without
-    vector i.
+    """Orthonormal pairs (B, 2k, k, 2), float64: the part of the basis q of [z, A z] = q r that goes
+    with vector i.
 
-    They are at right angles to all columns of r but i and k + i: the first, s_i, among what A added
-    to z, the second, t_i, is the direction in which z_i lies outside the basis of the others. Any
-    multiple of A's identity part drops out with the diagonal of r12, which only moves t_i along
+    They are orthogonal to all columns of r but i and k + i: the first, s_i, within the part that A
+    added to z, the second, t_i, is the direction in which z_i lies outside the basis of the others.
+    Any multiple of A's identity part drops out with the diagonal of r12, which only moves t_i along
     s_i. Where the rank is low no estimate depends on the choice of s_i."""
     k = r.shape[1] // 2
     r12 = r[:, :k, k:].double()
@@ -139,10 +139,10 @@ def _without_one(inner: Tensor, lost: Tensor, left: int) -> Tensor:
 
 
 def _without_two(inner: Tensor, lost: Tensor, left: int) -> Tensor:
-    """Estimates (B, k, k) of vector i on the basis that lacks the pairs i and j; the diagonal means
-    nothing.
+    """Estimates (B, k, k) of vector i on the basis that lacks the pairs i and j; the diagonal has
+    no meaning.
 
-    With the part n of pair j at right angles to pair i, w is what z_i has along pair i and n.
+    With n the part of pair j orthogonal to pair i, w has the components of z_i along pair i and n.
     Blocks are (B, k, k, 2, 2)."""
     flat = lost.flatten(2)
     c = _blocks(flat.mT @ flat)
@@ -177,8 +177,8 @@ def _diagonal(blocks: Tensor) -> Tensor:
 
 
 def _inverse(m: Tensor) -> Tensor:
-    """Of symmetric 2 x 2 matrices, in closed form: a library call for each of them costs more than
-    all the rest."""
+    """The inverse of symmetric 2 x 2 matrices, in closed form: a library call for each would cost
+    more than all the rest."""
     a = m[..., 0, 0]
     b = m[..., 0, 1]
     d = m[..., 1, 1]
@@ -193,13 +193,13 @@ def _inflation(values: Tensor, inner: Tensor, lost: Tensor, left: int) -> Tensor
     the error of the mean.
 
     Let e_ij be estimate i without vector j, and d_ij = e_i - e_ij. Given all vectors but i,
-    estimate i has mean tr A; so what does not know vector j is uncorrelated with e_j, and Cov(e_i,
-    e_j) = E[d_ij d_ji] - Cov(e_ij, e_ji) for any A. The last is 0 for independent vectors; at right
-    angles in N = D - k + 2 dimensions, projected on the m = D - 2k + 4 outside the basis of the
-    others, their directions have E[cos^2] = (N - m) / (N m) to first order, which makes it
-    -var(e_ij) m / (N (m - 1)). The variance of the mean is E[s^2] / k + Cov. Averages over all
-    pairs stand for expectations; as they are noisy, Cov is held between 0 and 3 s^2 / k. Otherwise
-    coverage is lost, and with a rank of k - 1 exact estimates get a large error.
+    estimate i has mean tr A; so anything independent of vector j is uncorrelated with e_j, and
+    Cov(e_i, e_j) = E[d_ij d_ji] - Cov(e_ij, e_ji) for any A. The last is 0 for independent vectors;
+    for orthogonal ones in N = D - k + 2 dimensions, projected on the m = D - 2k + 4 outside the
+    basis of the others, their directions have E[cos^2] = (N - m) / (N m) to first order, which
+    makes it -var(e_ij) m / (N (m - 1)). The variance of the mean is E[s^2] / k + Cov. Averages over
+    all pairs stand for expectations; as they are noisy, Cov is held between 0 and 3 s^2 / k.
+    Otherwise coverage is lost, and with a rank of k - 1 exact estimates get a large error.
     Rejected: the jackknife over vectors, which counts parts that depend on two vectors twice.
     """
     k = values.shape[1]

@@ -57,12 +57,12 @@ class Portions:
         first = step * len(self.own) if self.apart else step * self.count
         if isinstance(self.source, Stream) and not self.apart:
             # every rank goes through all batches, and keeps its own
-            held = [self.source(first + k) for k in range(self.count)]
-            taken = [lambda k=k: held[k] for k in self.own]
+            batches = [self.source(first + k) for k in range(self.count)]
+            calls = [lambda k=k: batches[k] for k in self.own]
         else:
             places = range(len(self.own)) if self.apart else self.own
-            taken = [lambda k=k: self.source(first + k) for k in places]
-        for place, take in zip(self.own, taken, strict=True):
+            calls = [lambda k=k: self.source(first + k) for k in places]
+        for place, take in zip(self.own, calls, strict=True):
             if self.count > 1:
                 self._seeded(step, place)
             yield self._with_state(take())

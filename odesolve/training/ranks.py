@@ -41,9 +41,9 @@ class Ranks:
         """The sum over all ranks."""
         if self.count == 1:
             return value
-        held = torch.tensor([value], dtype=torch.float64, device=self.device)
-        dist.all_reduce(held)
-        return float(held)
+        total = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return float(total)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
@@ -81,9 +81,9 @@ class Ranks:
         """Give all ranks the values of the first."""
         if self.count > 1:
             for value in tensors:
-                held = value.detach().contiguous()
-                dist.broadcast(held, 0)
-                value.copy_(held)
+                buffer = value.detach().contiguous()
+                dist.broadcast(buffer, 0)
+                value.copy_(buffer)
 
     @torch.no_grad()
     def add_gradients(self, weights: list[nn.Parameter]) -> None:

@@ -56,9 +56,9 @@ def _stateful(
     elif has_state(value):
         yield name, value
     else:
-        for key, held in _parts_of(value):
+        for key, part in _parts_of(value):
             if key not in FIXED:
-                yield from _stateful(held, f"{name}.{key}", visited, covered, depth - 1)
+                yield from _stateful(part, f"{name}.{key}", visited, covered, depth - 1)
 
 
 def has_state(value: Any) -> bool:

@@ -78,9 +78,9 @@ class OptimiserStep:
         are finite."""
         own = {"step": step} if self.numbered else {}
         self.passes = []
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             for module in wrapped(self.objective) if self.ranks.count > 1 else ():
-                held.enter_context(module.no_sync())
+                stack.enter_context(module.no_sync())
             for each in drawn:
                 if self.passes:
                     self.passes[-1].norm = self._norm()

@@ -1,5 +1,5 @@
-"""What can be known of data under noise without a network: the least that a trained one should
-do."""
+"""What can be known about data under noise without a network: the least that a trained one should
+achieve."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import math
 import torch
 from torch import Tensor
 
-ENTRIES = 2 * 10**7  # numbers of the data that are looked at
+ENTRIES = 2 * 10**7  # elements of the data that are used
 
 
 class Attainable:
-    """Mean squared errors of denoising data rows (n, D) by estimators that are fitted to other rows
-    of the same data (m, D).
+    """Mean squared errors of denoising data rows (n, D) by estimators fitted to other rows of the
+    same data (m, D).
 
-    ``linear`` is what a multiple of the noisy row alone reaches, ``affine`` what the mean and
-    Wiener's filter do, with one variance or with the whole covariance: all that there is to know of
-    a Gaussian cloud. ``best`` is the least of these and of the posterior mean of the other rows
-    themselves."""
+    ``linear`` is the error of the best multiple of the noisy row, ``affine`` that of the mean and
+    Wiener's filter, with one variance or with the whole covariance: optimal for a Gaussian cloud.
+    ``best`` is the least of these and of the posterior mean over the other rows themselves."""
 
     def __init__(self, rows: Tensor, others: Tensor, noise: Tensor):
         self.rows = rows
@@ -29,22 +28,22 @@ class Attainable:
         centred = (self.others - self.mean) / math.sqrt(len(self.others))
         _, values, self.axes = torch.linalg.svd(centred, full_matrices=False)
         self.along = values.square()
-        self._kept: dict[float, tuple[float, float, float]] = {}
+        self._cache: dict[float, tuple[float, float, float]] = {}
 
     def best(self, rho: float) -> float:
         """The least error of all estimators at this noise to signal ratio."""
         return self._errors(rho)[0]
 
     def linear(self, rho: float) -> float:
-        """The error of the best multiple of the noisy rows, with the mean taken off."""
+        """The error of the best multiple of the noisy rows after subtracting the mean."""
         return self._errors(rho)[1]
 
     def affine(self, rho: float) -> float:
-        """The error of the best affine filter that the other rows show."""
+        """The error of the best affine filter estimated from the other rows."""
         return self._errors(rho)[2]
 
     def _errors(self, rho: float) -> tuple[float, float, float]:
-        if rho not in self._kept:
+        if rho not in self._cache:
             noisy = self.rows + rho * self.noise
             centred = noisy - self.mean
             scalar = self._off(self.mean + centred * self.variance / (self.variance + rho**2))
@@ -55,8 +54,8 @@ class Attainable:
                 self._off(self.mean + along @ self.axes),
             ]
             affine = min(tried)
-            self._kept[rho] = min(affine, self._off(self._posterior(noisy, rho))), scalar, affine
-        return self._kept[rho]
+            self._cache[rho] = min(affine, self._off(self._posterior(noisy, rho))), scalar, affine
+        return self._cache[rho]
 
     def _off(self, estimate: Tensor) -> float:
         return float((estimate - self.rows).square().mean())

@@ -1,5 +1,5 @@
-"""How a network answers, whatever its answers mean: shape, dtype, device, steadiness, and whether
-rows keep to themselves."""
+"""How a network behaves, whatever its outputs mean: shape, dtype, device, reproducibility, and
+whether rows are independent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = 4
 
 
 class AnswerProbe:
-    """A model's network, asked as the model asks it, at one time of its path: answers in float64,
+    """A model's network, called as the model calls it, at one time of its path: outputs in float64,
     calls counted."""
 
     def __init__(self, model: Model, x: Tensor):
@@ -34,7 +34,7 @@ class AnswerProbe:
         self.t = float(middle)
 
     def __call__(self, rows: slice | Tensor = slice(None), t: float | None = None) -> Tensor:
-        """The raw answers for some of the rows."""
+        """The raw outputs for some of the rows."""
         index = torch.arange(len(self.x), device=self.x.device)[rows]
         model = self.model.rows(index, len(self.x))
         x = self.x[index].to(self.model.dtype or torch.float32)
@@ -45,7 +45,7 @@ class AnswerProbe:
 
 
 def of_network(probe: AnswerProbe) -> Iterator[Finding]:
-    """What can be seen of a network in eval mode that answers at all."""
+    """Findings about a network in eval mode that returns anything at all."""
     first = probe()
     yield _finite(first)
     yield _steady(first, probe())
@@ -99,7 +99,7 @@ def _steady(one: Tensor, other: Tensor) -> Finding:
 
 
 def _independent(probe: AnswerProbe, whole: Tensor) -> Iterator[Finding]:
-    """Whether a row's answer depends on the other rows: it is asked alone, and among others."""
+    """Whether a row's output depends on the other rows: it is evaluated alone and among others."""
     n = min(ROWS, len(probe.x) - 1)
     if n < 1:
         return

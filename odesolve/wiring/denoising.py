@@ -1,4 +1,4 @@
-"""How well a network denoises known data when it is read in one way or another."""
+"""How well a network denoises known data under different readings of its output."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from odesolve.model.model import Model
 from odesolve.wiring.attainable import Attainable
 from odesolve.wiring.readings import Wiring, answers, levels_inside
 
-LEVELS = (0.4, 1.0, 0.15, 2.5)  # of the data's deviation, the telling ones first
-# excess over the best linear filter, and what the answers are to take from the excess
+LEVELS = (0.4, 1.0, 0.15, 2.5)  # of the data's standard deviation, the most informative first
+# excess over the best linear filter, and by how much the outputs must lower the excess
 NEAR = 0.05
 OWED = 0.1
 _LEAST = 1e-12
@@ -23,9 +23,9 @@ _LEAST = 1e-12
 class Fit:
     """How well one reading denoises.
 
-    ``excess`` is the mean of ``logs``, log(mean squared error / what can be had without a network)
-    at each noise level, so 0.1 is ten per cent more; ``rho`` and ``errors`` are the noise to signal
-    ratios and the mean squared errors at them."""
+    ``excess`` is the mean of ``logs``, log(mean squared error / the least error attainable without
+    a network) at each noise level, so 0.1 is ten per cent more; ``rho`` and ``errors`` are the
+    noise to signal ratios and the mean squared errors at them."""
 
     wiring: Wiring
     excess: float
@@ -39,15 +39,15 @@ class Answer:
     """Inner products of data x, noisy data y and the network's output f at one level: (yy, ff, xx,
     yf, yx, fx).
 
-    Any reading that is linear in y and f has its error from them; ``rows`` are those of each row
-    (n,), ``means`` the means."""
+    They determine the error of any reading that is linear in y and f; ``rows`` has those of each
+    row (n,), ``means`` the means."""
 
     rows: tuple[Tensor, ...]
     means: tuple[float, ...]
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, f: Tensor) -> Answer:
-        """Those of data, noisy data and outputs (n, D)."""
+        """The products for data, noisy data and outputs (n, D)."""
         rows = tuple((a * b).mean(1) for a, b in ((y, y), (f, f), (x, x), (y, f), (y, x), (f, x)))
         return cls(rows, tuple(torch.stack([r.mean() for r in rows]).tolist()))
 
@@ -68,10 +68,10 @@ def _error(products: tuple, ky: float, kf: float):
 
 @dataclass(frozen=True)
 class DenoisingTask:
-    """A question at one level: noise to signal ratio, what was answered, and the data from it by
+    """A question at one level: noise to signal ratio, the network's answer, and the data from it by
     every prediction.
 
-    ``data`` has (ky, kf) of the data prediction ky y + kf f for each.
+    ``data`` has (ky, kf) of the data prediction ky y + kf f for each prediction.
     """
 
     rho: float
@@ -80,8 +80,8 @@ class DenoisingTask:
 
 
 class Denoising:
-    """A network asked about data rows (n, ...) under noise of several levels; what gets the same
-    input is asked once.
+    """A network on data rows (n, ...) under noise of several levels; questions with the same input
+    share one call.
 
     ``rows`` and ``others`` are disjoint parts of the data, ``calls`` counts the calls of the
     network."""
@@ -95,12 +95,12 @@ class Denoising:
         self.without = Attainable(rows.flatten(1), others.flatten(1), self.noise.flatten(1))
         deviation = math.sqrt(self.without.variance)
         self.levels = [share * deviation for share in LEVELS]
-        self._asked: dict[tuple[Wiring, float], DenoisingTask] = {}
+        self._tasks: dict[tuple[Wiring, float], DenoisingTask] = {}
         self._answers: dict[tuple[str, str, str], Answer | None] = {}
 
     def fit(self, wiring: Wiring, levels: int | None = None) -> Fit | None:
-        """How well a reading denoises at the first so many levels; None where the network cannot be
-        asked so."""
+        """How well a reading denoises at the first ``levels`` levels; None where the network cannot
+        take its input."""
         errors = []
         rhos = []
         for level in self.levels[:levels]:
@@ -122,8 +122,8 @@ class Denoising:
         return (fit.excess - other.excess) / max(spread, 1e-12)
 
     def filters(self, fit: Fit) -> bool:
-        """Whether a reading denoises as well as the best multiple of the noisy rows, and owes that
-        to the network's answers."""
+        """Whether a reading denoises as well as the best multiple of the noisy rows, thanks to the
+        network's answers."""
         blank = linear = 0.0
         for level in self.levels:
             task = self._at(fit.wiring.same_question(), level)
@@ -135,7 +135,7 @@ class Denoising:
         return fit.excess < linear + NEAR and fit.excess < blank - OWED
 
     def _each(self, fit: Fit) -> Tensor:
-        """What each row adds to the excess, (n,), to first order and up to a constant."""
+        """Each row's contribution to the excess, (n,), to first order and up to a constant."""
         shares = []
         for level, error in zip(self.levels, fit.errors, strict=True):
             task = self._at(fit.wiring.same_question(), level)
@@ -147,9 +147,9 @@ class Denoising:
     def _at(self, question: Wiring, level: float) -> DenoisingTask:
         """A question at a level, or as near to it as its path goes."""
         key = question, level
-        if key not in self._asked:
-            self._asked[key] = self._placed(question, level)
-        return self._asked[key]
+        if key not in self._tasks:
+            self._tasks[key] = self._placed(question, level)
+        return self._tasks[key]
 
     def _placed(self, question: Wiring, level: float) -> DenoisingTask:
         reader = question.applied(self.model)
@@ -178,7 +178,7 @@ class Denoising:
         try:
             with torch.no_grad():
                 (out,) = self.model.evaluate((scale * y).to(dtype), y.to(dtype), t, ("cond",))
-        # whatever a network raises for a time that it does not know, this is not how it was meant
+        # any error for a time that the network does not know rules this reading out
         except Exception:
             return None
         answer = Answer.of(self.rows.flatten(1), y.flatten(1), out.to(y.dtype).flatten(1))
@@ -187,11 +187,12 @@ class Denoising:
         return None
 
     def informed(self, wiring: Wiring) -> float | None:
-        """How much of what can be known a network's answers tell, 0 to about 1, whatever they mean.
+        """The share of the knowable that a network's answers contain, 0 to about 1, whatever they
+        mean.
 
-        What the best mix of noisy rows and answers leaves, beside what the noisy rows alone leave
-        and what can be had without a network (of logarithms, over the levels where these differ).
-        None where they do not."""
+        Compares the error of the best mix of noisy rows and answers with that of the noisy rows
+        alone and the least without a network (in logarithms, over the levels where these two
+        differ). None where they do not."""
         share = 0.0
         can_be = 0.0
         for level in self.levels:

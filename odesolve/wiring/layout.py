@@ -1,4 +1,4 @@
-"""Data as a check takes them: their shape, their scale, and the order of their axes."""
+"""The data of a check: their shape, their scale, and the order of their axes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from odesolve.model.model import Model
 from odesolve.wiring.result import Finding
 
 LEAST = 4  # rows
-USUAL = (0.1, 4.0)  # deviations of data that networks are trained on
+USUAL = (0.1, 4.0)  # standard deviations of data that networks are usually trained on
 
 
 def rows_of(data: Any, device: torch.device) -> Tensor:
-    """Data (N, ...) in float64 on the network's device. Raises OdesolveError for what is no batch
-    of numbers."""
+    """Data (N, ...) in float64 on the network's device. Raises OdesolveError for anything but a
+    batch of numbers."""
     try:
         x = torch.as_tensor(data)
     except (TypeError, ValueError, RuntimeError) as e:
@@ -68,14 +68,14 @@ def _to_type(data: Any) -> str:
 
 
 def _loaded(name: str) -> str:
-    """What reads a file of this name."""
+    """The call that reads a file of this name."""
     if name.endswith((".npy", ".npz")):
         return f"np.load({name!r})" + ("['x']" if name.endswith("z") else "")
     return f"such as np.load({name!r}) or torch.load({name!r})"
 
 
 def device_of(model: Model, data: Any) -> torch.device:
-    """Where the network lies, or the data where it has no weights."""
+    """The device of the network, or of the data if the network has no weights."""
     weights = next(iter(model.net.parameters()), None) if isinstance(model.net, nn.Module) else None
     if weights is not None:
         return weights.device
@@ -85,7 +85,7 @@ def device_of(model: Model, data: Any) -> torch.device:
 
 
 def scale(x: Tensor, model: Model) -> Finding:
-    """Whether the data lie where networks are trained."""
+    """Whether the data have the scale that networks are trained on."""
     deviation = float((x - x.mean(0)).square().mean().sqrt())
     low = float(x.min())
     high = float(x.max())

@@ -25,14 +25,14 @@ from odesolve.wiring.readings import Wiring
 from odesolve.wiring.result import Check, Finding
 from odesolve.wiring.search import ReadingSearch
 
-# rows asked at a level, for samples of up to so many numbers
+# rows per level, for samples of up to this many numbers
 ROWS = ((64, 512), (1024, 128), (math.inf, 32))
 OTHERS = 2048
 FEW = 16
-# excess of a reading that may be of other data, and by how much other data are to fit better
+# excess above which data in another scale are tried, and by how much they must fit better
 DOUBTFUL = 0.1
 FAR_BETTER = 0.3
-# samples, and excess, for a word that nobody asked for
+# samples and excess of the check that warns without a call of ``check``
 ENOUGH = 32
 MOST = 64
 CLEAR = 0.2
@@ -51,22 +51,22 @@ def check(
     """Whether a network is read as it was trained: path and direction of time, prediction, time
     scale, layout and scale of data.
 
-    Known data under known noise are denoised by all readings of the network that are in use
+    The check denoises known data under known noise with all common readings of the network
     (``odesolve.paths`` both ways, predictions, times), at four noise levels: the reading that the
-    network was trained with leaves the least mean squared error. Beside that it is asked whether
-    the network is steady, in eval mode, of one dtype and on one device, and whether the rows of a
-    batch are independent.
+    network was trained with leaves the least mean squared error. It also checks that the network is
+    reproducible, in eval mode, of one dtype and on one device, and that the rows of a batch are
+    independent.
 
     Args:
-        model: an ``ode.Model``, with the conditions that the data have (one row for each sample, or
-            one for all). Guidance and what is done to x0 are left out.
+        model: an ``ode.Model``, with the conditions of the data (one row per sample, or one for
+            all). The check leaves out guidance and transforms of x0.
         data: samples (N, ...) as the network was trained on, 4 at least; some hundred are better.
-            Without data the network's own samples take their place: each reading has to denoise
-            what it draws. That tells less, and says so.
+            Without data the network's own samples take their place: each reading has to denoise its
+            own samples. That test is weaker, and the report says so.
         noise: without data, the shape of samples (B, ...) to draw.
         seed: of the noise.
-        seconds: about how long it may take; with less time fewer readings are tried, those near to
-            the declared one first.
+        seconds: about how long the check may take; with less time it tries fewer readings, those
+            near the declared one first.
         progress: show a bar; by default on work longer than a second, on a terminal (in a log,
             lines).
 
@@ -81,8 +81,8 @@ def check(
     >>> import odesolve as ode
     >>> problem = ode.problems.mixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], std=0.2)
     >>> net = problem.model(ode.paths.VP(), "noise").net
-    >>> found = ode.check(ode.Model(net, ode.paths.VP(), predicts="velocity"), problem.sample(512))
-    >>> found.status, found["prediction"].typed
+    >>> report = ode.check(ode.Model(net, ode.paths.VP(), predicts="velocity"), problem.sample(512))
+    >>> report.status, report["prediction"].typed
     ('wrong', 'predicts="noise"')
     """
     begun = time.monotonic()
@@ -101,7 +101,7 @@ def check(
 
 
 def _expected(declared: Wiring, data: bool) -> int:
-    """How many readings are looked at, at most."""
+    """The largest number of readings that the check tries."""
     return ReadingSearch.most(declared) + (0 if data else unseen.most(declared))
 
 
@@ -160,13 +160,14 @@ def _look(
 
 
 def _counted(bar: Callable[[float], None], expected: int) -> Callable[[], None]:
-    """Shows one reading more at each call; more come where data of another scale are tried."""
+    """A callback that shows one more reading at each call; data in another scale add further
+    readings."""
     ticks = itertools.count(1)
     return lambda: bar(min(next(ticks), expected))
 
 
 def _looked_at(report: Check, model: Model, data: Any) -> Tensor:
-    """The data as a batch that the network answers, with what is to be said of them."""
+    """The data as a batch that the network takes; findings about them go into the report."""
     x = layout.rows_of(data, layout.device_of(model, data))
     x, moved = _answering(model, x)
     report.findings += [*moved, layout.scale(x, model)]
@@ -181,8 +182,8 @@ def _draw_data(
     span: tuple[float, float],
     tick: Callable[[], None] | None,
 ) -> Tensor:
-    """Samples that a reading of the network draws, in place of data. Raises OdesolveError where
-    none draws any."""
+    """Samples that a reading of the network draws, in place of data. Raises OdesolveError where no
+    reading draws any."""
     middle = (span[0] + span[1]) / 2
     own, report.calls = unseen.draw_own(model, Wiring.of(model), noise or (), seed, middle, tick)
     if not own:
@@ -206,7 +207,7 @@ def _rescaled(
     until: float,
     tick: Callable[[], None] | None,
 ) -> ReadingSearch:
-    """The search among readings of the data in another scale, where the network denoises those far
+    """The search among readings of the data in another scale, where the network denoises these far
     better."""
     typed, scaled, calls = _scaled(model, x, search, seed)
     report.calls += calls
@@ -235,8 +236,8 @@ def _searched(
 
 
 def _scaled(model: Model, x: Tensor, search: ReadingSearch, seed: int) -> tuple[str, Tensor, int]:
-    """How the data are to be scaled, "" where no usual scaling helps; the data so; the calls
-    made."""
+    """The expression that rescales the data, "" where no usual one helps; the rescaled data; the
+    number of calls."""
     tried: list[tuple[float, str]] = []
     calls = 0
     for typed, scale in layout.SCALINGS.items():
@@ -256,8 +257,8 @@ def _sizes(x: Tensor) -> tuple[int, int]:
 
 
 def _answering(model: Model, x: Tensor) -> tuple[Tensor, list[Finding]]:
-    """Data in the order of axes that the network takes. Raises OdesolveError in the network's words
-    where it takes none."""
+    """Data in the order of axes that the network takes. Raises OdesolveError with the network's own
+    message where it takes none."""
     first = _refusal(model, x)
     if first is None:
         return x, [
@@ -270,11 +271,11 @@ def _answering(model: Model, x: Tensor) -> tuple[Tensor, list[Finding]]:
                 f"{tuple(x.shape[1:])}"
             )
             return other, [Finding("layout", "wrong", says, typed)]
-    for name, held in model.cond.items():
-        if isinstance(held, Tensor) and held.dim() and len(held) not in (1, len(x)):
+    for name, value in model.cond.items():
+        if isinstance(value, Tensor) and value.dim() and len(value) not in (1, len(x)):
             raise OdesolveError(
-                f"the condition {name!r} holds {len(held)} for {len(x)} samples of data: give one "
-                "a sample"
+                f"the condition {name!r} holds {len(value)} for {len(x)} samples of data: give one "
+                "per sample"
             )
     given = f"data of shape {tuple(x.shape)}, as net(x, t) with t of shape ({len(x)},)"
     raise OdesolveError(f"the network cannot be called with {given}: {first}{_unasked(model)}")
@@ -296,7 +297,7 @@ def _refusal(model: Model, x: Tensor) -> str | None:
 
 
 def _unasked(model: Model) -> str:
-    """What the network takes beside x and t that it is not given, in the words of who gives it."""
+    """The network's missing arguments besides x and t, with the call that passes them."""
     others = [name for name in parameters(model.net)[2:] if name not in model.cond]
     if not others:
         return ""

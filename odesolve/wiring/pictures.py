@@ -1,4 +1,4 @@
-"""A picture of what a check saw: errors of denoising over the noise."""
+"""A picture of a check: errors of denoising over the noise."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ COLOURS = {"as declared": "#D55E00", "best": "#0072B2", "without a network": "#5
 
 
 def draw(check: Check, path: str | File) -> None:
-    """Write the errors of the declared and the best reading, beside what can be had without a
-    network, to a file.
+    """Write the errors of the declared and the best reading to a file, along with those attainable
+    without a network.
 
     Raises OdesolveError for a file of another kind than PNG, SVG or PDF, and for a check that has
     no fits."""

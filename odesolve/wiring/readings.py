@@ -1,5 +1,4 @@
-"""The ways in which a network may have been meant: path and direction, prediction, time and input
-scale."""
+"""The possible readings of a network: path and direction, prediction, time and input scale."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ HIGHEST = 1e4  # sigma/alpha, where a path has no signal left at its noise end
 class Wiring:
     """One way to read a network: the arguments of ``ode.Model`` that decide what its answers mean.
 
-    ``sign`` is -1 where the network's answer is to be negated.
+    ``sign`` is -1 where the reading negates the network's output.
     """
 
     path: Path
@@ -38,7 +37,7 @@ class Wiring:
 
     @classmethod
     def of(cls, model: Model) -> Wiring:
-        """How a model reads its network."""
+        """The reading of a model."""
         read = model.reading
         return cls(
             model.path,
@@ -50,8 +49,8 @@ class Wiring:
         )
 
     def applied(self, model: Model) -> Model:
-        """The network of a model read so, with its conditions and nothing else: no guidance,
-        nothing done to x0."""
+        """A model's network under this reading, with its conditions and nothing else: no guidance,
+        no transform of x0."""
         net = model.net if self.sign > 0 else Negated(model.net)
         return Model(
             net,
@@ -79,8 +78,8 @@ class Wiring:
         return isinstance(self.path, Flipped)
 
     def same_question(self) -> Wiring:
-        """What asks the network the same: predictions and signs differ only in how its answer is
-        read."""
+        """A key for readings that call the network in the same way: predictions and signs only
+        change how its output is read."""
         return replace(self, predicts="noise", sign=1)
 
     def __str__(self) -> str:
@@ -88,13 +87,13 @@ class Wiring:
         return f"ode.Model({net}, {', '.join(self.arguments())})"
 
     def arguments(self) -> list[str]:
-        """The arguments as one types them, those that are defaults left out."""
+        """The arguments as a user types them, without defaults."""
         return typed_reading(
             self.path, self.predicts, self.time, self.time_scale, self.input_scale, self.sigma_data
         )
 
     def differs(self, other: Wiring) -> list[str]:
-        """Which of path, direction, prediction, time, input and sign are not the other's."""
+        """Which of path, direction, prediction, time, input and sign differ from the other's."""
         mine, theirs = (w.time_scale if w.time == "t" else 1.0 for w in (self, other))
         apart = {
             "path": self.base != other.base,
@@ -114,7 +113,7 @@ class Wiring:
 
 
 class Negated:
-    """A network whose answers are negated."""
+    """A network with negated output."""
 
     def __init__(self, net: Callable[..., Tensor]):
         self.net = net
@@ -144,10 +143,10 @@ def known_paths(declared: Path) -> list[Path]:
 
 
 def questions(declared: Wiring, paths: int | None = None) -> Iterator[Wiring]:
-    """Readings that ask the network different things, the declared one first, then those of its own
+    """Readings with different inputs of the network, the declared one first, then those of its own
     path.
 
-    ``paths``: of the first so many paths, by default of all.
+    ``paths`` limits them to that many paths, by default all.
     """
     first = declared.same_question()
     known = {first}
@@ -179,7 +178,7 @@ def _inputs(declared: Wiring) -> list[tuple[str | None, float]]:
 
 
 def answers(question: Wiring) -> Iterator[Wiring]:
-    """All readings of the answers to one question; only a network whose input is scaled so predicts
+    """All readings of the answers to one question; only a network with EDM's input scaling predicts
     "edm"."""
     kinds = PREDICTIONS if question.input_scale == "edm" else [p for p in PREDICTIONS if p != "edm"]
     for predicts, sign in itertools.product(kinds, (1, -1)):
@@ -187,7 +186,7 @@ def answers(question: Wiring) -> Iterator[Wiring]:
 
 
 def levels_inside(path: Path) -> tuple[float, float]:
-    """The least and the largest noise to signal ratio that a path is asked at."""
+    """The least and the largest noise to signal ratio at which a path is checked."""
     ends = path.rho(torch.tensor([path.t_min, path.t_noise], dtype=torch.float64)).tolist()
     highest = ends[1] if math.isfinite(ends[1]) else HIGHEST
     return 1.01 * ends[0], 0.99 * highest

@@ -1,4 +1,4 @@
-"""What a check found, in words, and the model that it would make."""
+"""The findings of a check, in words, and the model that it recommends."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ VERDICTS = ("right", "wrong", "doubt", "unknown")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that the check looked at.
 
-    Attributes: ``about`` names it, ``verdict`` is "right", "wrong", "doubt" (it may be meant) or
-    "unknown" (it cannot be told from what was given), ``says`` is what was seen, ``typed`` what to
-    type instead, or empty."""
+    Attributes: ``about`` names it, ``verdict`` is "right", "wrong", "doubt" (possibly intended) or
+    "unknown" (the input does not decide it), ``says`` the observation, ``typed`` what to type
+    instead, or empty."""
 
     about: str
     verdict: str
@@ -35,14 +35,14 @@ class Finding:
 
 @dataclass
 class Check:
-    """What ``ode.check`` found.
+    """The result of ``ode.check``.
 
-    Attributes: ``findings`` one by one; ``declared`` and ``best`` how the declared reading and the
-    one that fits best denoise (``Fit``: ``wiring``, ``excess``, ``rho``, ``errors``), None where
-    none could be asked; ``same`` those that fit as well as the best, and so give the same sampler
-    up to a re-timing or to what these data can tell; ``fits`` all that were tried, best first;
-    ``model`` the network read as ``best`` says; ``data`` whether data were given; ``calls`` of the
-    network and ``seconds``."""
+    Attributes: ``findings`` one by one; ``declared`` and ``best`` how the declared and the best
+    reading denoise (``Fit``: ``wiring``, ``excess``, ``rho``, ``errors``), None where none could be
+    tried; ``same`` the readings that fit as well as the best: they give the same sampler up to a
+    re-timing, or these data cannot separate them; ``fits`` all readings, best first; ``model`` the
+    network read as ``best`` says; ``data`` whether the user gave data; ``calls`` of the network and
+    ``seconds``."""
 
     findings: list[Finding]
     declared: Fit | None = None
@@ -56,23 +56,23 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found wrong."""
+        """Whether no finding is "wrong"."""
         return all(f.verdict != "wrong" for f in self.findings)
 
     @property
     def status(self) -> str:
-        """The gravest verdict: "wrong", "unknown" where the reading could not be told, "doubt" or
-        "right"."""
+        """The gravest verdict: "wrong", "unknown" where the check could not decide on a reading,
+        "doubt" or "right"."""
         verdicts = {f.verdict for f in self.findings}
         return next((v for v in ("wrong", "unknown", "doubt") if v in verdicts), "right")
 
     def __getitem__(self, about: str) -> Finding:
-        """The finding of this name, such as ``found["prediction"]``."""
+        """The finding of this name, such as ``report["prediction"]``."""
         return next(f for f in self.findings if f.about == about)
 
     def table(self, limit: int = 12) -> str:
-        """The readings that were tried, best first: the excess of their errors and what one
-        types."""
+        """The readings that the check tried, best first: the excess of their errors and what to
+        type."""
         rows = [f"{fit.excess:+8.2f}  {fit.wiring}" for fit in self.fits[:limit]]
         return "\n".join(["  excess  reading", *rows])
 
@@ -92,7 +92,7 @@ class Check:
         return "\n".join(lines)
 
     def to_json(self, path: str | File | None = None) -> str:
-        """All findings and fits as JSON, written to a file where one is named."""
+        """All findings and fits as JSON; writes them to ``path`` unless it is None."""
         text = json.dumps(self._facts(), indent=1)
         if path is not None:
             File(path).write_text(text)
@@ -109,15 +109,15 @@ class Check:
         return facts | {"fits": fits_as_values(self.fits)}
 
     def attainable(self) -> list[float]:
-        """The mean squared errors that can be had without a network, at the best reading's noise
+        """The mean squared errors attainable without a network, at the best reading's noise
         levels."""
         if self.best is None:
             return []
         return [e / math.exp(gap) for e, gap in zip(self.best.errors, self.best.logs, strict=True)]
 
     def plot(self, path: str | File) -> None:
-        """Draw the errors of the declared and the best reading over the noise, beside what can be
-        had without a network.
+        """Draw the errors of the declared and the best reading over the noise, along with those
+        attainable without a network.
 
         Raises ImportError without matplotlib, with the install line.
         """

@@ -1,4 +1,4 @@
-"""Which of all readings denoises best, within a time."""
+"""The search for the reading that denoises best, within a time limit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from odesolve.wiring.denoising import Denoising, Fit
 from odesolve.wiring.readings import Wiring, answers, questions
 
 FEW = 2  # levels of the first round
-KEPT = 0.7  # by how much more than the best a question may err in the first round: twice the error
-SAME = 0.02  # excess errors that are taken for one
-# by how much a reading must be beaten, and what that grows by with the best one's own excess
+KEPT = 0.7  # excess over the best that keeps a question in the first round: twice the error
+SAME = 0.02  # difference of excess errors that counts as none
+# margin that rules a reading out, and how it grows with the best one's own excess
 MARGIN = 0.05
 LOOSER = 0.3
 SURE = 3.0  # standard errors
@@ -24,8 +24,8 @@ NEAR = (-3, -2, -1, 1, 2, 3)  # further scales, in quarters of an octave
 
 @dataclass
 class ReadingSearch:
-    """A network's readings on known data, the declared one first; ``left_out`` counts questions
-    there was no time for."""
+    """A network's readings on known data, the declared one first; ``left_out`` counts the questions
+    that time did not allow."""
 
     denoising: Denoising
     declared: Wiring
@@ -67,12 +67,12 @@ class ReadingSearch:
             if self.tick is not None:
                 self.tick()
         lowest = min((excess for excess, _ in errors), default=0.0)
-        kept = [
+        finalists = [
             q
             for excess, q in errors
             if excess <= lowest + KEPT or q == self.declared.same_question()
         ]
-        for question in kept:
+        for question in finalists:
             self.fits += [fit for w in answers(question) if (fit := self.denoising.fit(w))]
         self.fits.sort(key=lambda fit: fit.excess)
 
@@ -83,27 +83,27 @@ class ReadingSearch:
 
     @staticmethod
     def most(declared: Wiring) -> int:
-        """How many questions ``run`` asks at most in its first rounds."""
+        """The largest number of questions in the first rounds of ``run``."""
         wirings = list(questions(declared))
         others = sum(1 for q in wirings if q.time == "t" and q.time_scale == 1.0)
         return len(wirings) + len(MORE_SCALES) * others + len(NEAR)
 
     def own(self) -> Fit | None:
-        """How the declared reading fits."""
+        """The fit of the declared reading."""
         return next(
             (f for f in self.fits if f.wiring == self.declared), None
         ) or self.denoising.fit(self.declared)
 
     def best(self) -> tuple[Fit, list[Fit]]:
-        """The best fit, of those that cannot be told apart the one with the fewest changes from the
-        declared; and the others."""
+        """The best fit, and the others that cannot be distinguished from it: the best has the
+        fewest changes from the declared reading."""
         lowest = self.fits[0]
         near = [f for f in self.fits if f.excess <= lowest.excess + SAME]
         near.sort(key=lambda f: (len(f.wiring.differs(self.declared)), f.excess))
         return near[0], near[1:]
 
     def beaten(self, fit: Fit | None, best: Fit) -> bool:
-        """Whether a reading is worse than the best by more than chance and an imperfect network
+        """Whether a reading is worse than the best by more than chance and an imperfect network can
         explain."""
         if fit is None:
             return True

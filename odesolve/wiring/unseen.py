@@ -1,5 +1,5 @@
-"""Without data: samples that the network itself draws, read in each way, and how sure each reading
-is of its own."""
+"""Without data: samples that the network itself draws under each reading, and how well each reading
+denoises its own."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from odesolve.wiring.denoising import Denoising, Fit
 from odesolve.wiring.readings import Wiring, answers, questions
 
 STEPS = 16
-# deviations of samples that can be meant
+# plausible standard deviations of samples
 NARROWEST = 0.1
 WIDEST = 4.0
 CLOUD = -0.1  # structure of a Gaussian cloud, by chance
-AS_WELL = 0.05  # excess of a reading that denoises as well as can be
-UNSURE = 2.0  # what one of excess costs beside one of structure
+AS_WELL = 0.05  # excess of a reading that denoises as well as possible
+UNSURE = 2.0  # the weight of excess relative to structure
 
 
 @dataclass(frozen=True)
 class Own:
     """Samples (B, ...) that one reading draws, and how it denoises them.
 
-    ``structure`` is the mean over levels of log(error / that of the best affine filter): below 0 by
-    as much as the samples are more than a Gaussian cloud and the reading knows it.
+    ``structure`` is the mean over levels of log(error / that of the best affine filter): it is
+    below 0 as far as the samples have more structure than a Gaussian cloud and the reading uses it.
     """
 
     wiring: Wiring
@@ -41,14 +41,14 @@ class Own:
 
     @property
     def holds(self) -> bool:
-        """Whether the samples have structure, which the reading that drew them denoises as well as
-        can be."""
+        """Whether the samples have structure and their own reading denoises them as well as
+        possible."""
         return self.structure < CLOUD and self.fit.excess < AS_WELL
 
     @property
     def cost(self) -> float:
-        """Low where samples have structure and the reading that drew them denoises them as well as
-        can be."""
+        """Low where samples have structure and their own reading denoises them as well as
+        possible."""
         return self.structure + UNSURE * max(0.0, self.fit.excess)
 
 
@@ -61,8 +61,8 @@ def draw_own(
     tick: Callable[[], None] | None = None,
     paths: int | None = None,
 ) -> tuple[list[Own], int]:
-    """What the declared reading and then the others draw until the deadline, the likeliest first,
-    and the calls made."""
+    """The samples of the declared reading and then of the others, the likeliest first, until the
+    deadline, and the number of calls."""
     readings = []
     calls = 0
     for wiring in _readings(declared, paths):
@@ -77,7 +77,7 @@ def draw_own(
     readings.sort(key=lambda own: own.cost)
     holds = any(
         own.wiring == declared and own.holds for own in readings
-    )  # as others may that draw other data: none is likelier
+    )  # other readings that draw other data may too: none is likelier
     # and a linear network draws clouds in every reading
     if holds or (readings and readings[0].structure > CLOUD):
         readings.sort(key=lambda own: own.wiring != declared)
@@ -98,7 +98,7 @@ def _readings(declared: Wiring, paths: int | None = None) -> Iterator[Wiring]:
 
 
 def most(declared: Wiring) -> int:
-    """How many readings ``draw_own`` looks at, at most."""
+    """The largest number of readings that ``draw_own`` tries."""
     return sum(1 for _ in _readings(declared))
 
 
@@ -108,12 +108,12 @@ def of_reading(
     shape: Sequence[int],
     seed: int,
 ) -> tuple[Own | None, int]:
-    """What one reading draws, None where that cannot be meant, and the calls made."""
+    """The samples of one reading, None where they are implausible, and the number of calls."""
     try:
         samples: Any = sample(
             wiring.applied(model), tuple(shape), steps=STEPS, seed=seed, progress=False
         )
-    # whatever a network raises for a time that it does not know, this is not how it was meant
+    # any error for a time that the network does not know rules this reading out
     except Exception:
         return None, STEPS
     x = samples.double()

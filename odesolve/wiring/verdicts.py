@@ -1,4 +1,4 @@
-"""From fits to findings: what is wired right, what is not, and what cannot be told."""
+"""From fits to findings: what is wired right, what is wrong, and what the data do not decide."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from odesolve.wiring.search import ReadingSearch
 
 ASPECTS = ("prediction", "direction", "path", "time", "input", "sign")
 TELLS_LITTLE = (
-    # of what can be known: less is an untrained network's, or one's that learned no more than a
-    # linear filter
+    # of the knowable: less means an untrained network, or one that learned no more than a linear
+    # filter
     0.25
 )
-SEEN = 3  # questions by which that is judged
-BADLY = 0.5  # excess of a best reading that is not to be trusted
-STEADY = 0.5  # of the data's deviation, by which data predictions may spread at the noise end
+SEEN = 3  # questions that decide on that
+BADLY = 0.5  # excess above which even the best reading is not trusted
+# of the data's standard deviation: the largest spread of data predictions at the noise end
+STEADY = 0.5
 SIGNAL = 0.2  # of the noise end's noise
 
 
 def conclude(report: Check, search: ReadingSearch) -> None:
-    """Write into a check what the fits say."""
+    """Add the findings from the fits to a check."""
     report.fits = search.fits
     report.declared = search.own()
     informed = _informed(search)
@@ -54,8 +55,8 @@ def conclude(report: Check, search: ReadingSearch) -> None:
 
 
 def _informed(search: ReadingSearch) -> float | None:
-    """How much the network's answers tell, at the best of some questions; None where the data do
-    not show it."""
+    """How informative the network's answers are, at the best of some questions; None where the data
+    do not show it."""
     questions = dict.fromkeys([f.wiring.same_question() for f in search.fits[:200]])
     shares = [search.denoising.informed(w) for w in list(questions)[:SEEN]]
     known = [s for s in shares if s is not None]
@@ -63,7 +64,7 @@ def _informed(search: ReadingSearch) -> float | None:
 
 
 def _untrained(search: ReadingSearch, informed: float) -> Finding:
-    """Of a network whose answers tell little."""
+    """The finding for a network with uninformative answers."""
     own, (best, _) = search.own(), search.best()
     if own is not None and search.denoising.filters(own):
         says = f"has learned no more than a linear filter: {_share(informed)}"
@@ -127,7 +128,7 @@ def _aspects(search: ReadingSearch, declared: Fit | None, best: Fit) -> Iterator
 
 
 def _against(aspect: str, search: ReadingSearch, best: Fit) -> str:
-    """By how much the best reading that differs in this is worse."""
+    """By how much the best reading with another value of this aspect is worse."""
     for fit in search.fits:
         if aspect in fit.wiring.differs(best.wiring) and search.beaten(fit, best):
             other = math.exp(fit.excess - best.excess)
@@ -172,7 +173,7 @@ def _typed(aspect: str, wiring: Wiring) -> str:
 
 
 def _ends(denoising: Denoising, wiring: Wiring) -> Finding:
-    """Whether the noise end of the path holds noise alone, for data of this deviation."""
+    """Whether the noise end of the path is pure noise, for data of this standard deviation."""
     path = wiring.path
     deviation = math.sqrt(denoising.without.variance)
     signal = deviation / float(path.rho(path.t_noise))

@@ -373,7 +373,9 @@ WRONG = {
     "needs a path": lambda: ode.log_prob(lambda t, x: x, X, divergence="nodes"),
     "give its conditions as": lambda: ode.log_prob(MODEL, X, args=(1,)),
     "give a density of the latents": lambda: ode.log_prob(MODEL, X, base=3.0),
-    "return one number a sample": lambda: ode.log_prob(MODEL, X, base=lambda z: z.sum()[None]),
+    "return one real number per sample": lambda: ode.log_prob(
+        MODEL, X, base=lambda z: z.sum()[None]
+    ),
     "in the form of x": lambda: ode.log_prob(lambda t, x: x[:, :1], X),
     "time of the data and that of the base": lambda: ode.log_prob(lambda t, x: x, X, t=(1.0, 1.0)),
     "level=2": lambda: ode.log_prob(MODEL, X).interval(2.0),

@@ -221,7 +221,7 @@ def test_conditions_that_are_missing_or_too_few():
     ):
         ode.check(model, x)
     with pytest.raises(
-        OdesolveError, match="the condition 'y' holds 7 for 40 samples of data: give one a sample"
+        OdesolveError, match="the condition 'y' holds 7 for 40 samples of data: give one per sample"
     ):
         ode.check(model.given(y=torch.zeros(7, dtype=torch.long)), x)
 

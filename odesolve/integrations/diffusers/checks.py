@@ -1,5 +1,5 @@
-"""What a scheduler is given, checked: numbers and switches of its config, times, and keys that
-nothing reads."""
+"""Checks of what a scheduler gets: numbers and switches of its config, times, and keys that nothing
+reads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _keys_of_diffusers() -> frozenset[str]:
 
 
 def strange(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a config that no scheduler has, neither ours nor one of diffusers."""
+    """The entries of a config that no scheduler has, ours or one of diffusers."""
     left = {
         k: v
         for k, v in config.items()
@@ -86,8 +86,8 @@ def warn_of_overridden(config: Mapping[str, Any], solver: str) -> None:
 
 
 def check_timesteps(times: np.ndarray, steps: int) -> None:
-    """Raise OdesolveError for timesteps beyond those of the training, which a network was never
-    told."""
+    """Raise OdesolveError for timesteps outside those of the training: the network has never seen
+    them."""
     if float(times.max()) > steps - 1 or float(times.min()) < 0:
         raise OdesolveError(
             f"timesteps go from {times.max():g} to {times.min():g}, and the network was trained "
@@ -97,8 +97,7 @@ def check_timesteps(times: np.ndarray, steps: int) -> None:
 
 
 def check_whole(given: np.ndarray, whole: np.ndarray) -> None:
-    """Raise OdesolveError for timesteps that a network would be told as others: not whole where
-    they are to be."""
+    """Raise OdesolveError for fractional timesteps where the network takes whole ones."""
     if (given != whole).any():
         fraction = float(given[given != whole][0])
         raise OdesolveError(
@@ -108,7 +107,7 @@ def check_whole(given: np.ndarray, whole: np.ndarray) -> None:
 
 
 def check_time(value: float, kind: str, steps: int) -> None:
-    """Raise OdesolveError for a time that no call of a schedule can stand for."""
+    """Raise OdesolveError for a timestep outside the training."""
     beyond = kind != "edm" and not -0.5 <= value <= steps + 0.5
     if math.isnan(value) or beyond:
         raise OdesolveError(
@@ -118,7 +117,8 @@ def check_time(value: float, kind: str, steps: int) -> None:
 
 
 def check_tensors(output: Any, sample: Any) -> None:
-    """Raise OdesolveError for tensors of a step that are none, cannot be read, or lie apart."""
+    """Raise OdesolveError unless both arguments of a step are floating-point tensors on one
+    device."""
     for name, x in (("model_output", output), ("sample", sample)):
         if not isinstance(x, Tensor):
             raise OdesolveError(f"{name} is {type(x).__name__}: give a tensor (B, ...)")
@@ -132,7 +132,7 @@ def check_tensors(output: Any, sample: Any) -> None:
 
 
 def numbers_at(timesteps: Any) -> Tensor:
-    """Times as a tensor, where they lie. Raises OdesolveError for what holds no numbers."""
+    """Times as a tensor on their own device. Raises OdesolveError for what holds no numbers."""
     try:
         return torch.as_tensor(timesteps)
     except (TypeError, ValueError, RuntimeError) as e:

@@ -1,5 +1,4 @@
-"""A scheduler's config against a schema: the keys that are read here, each of its kind, whatever
-else there is."""
+"""A schema for schedulers' configs: the keys that we read, each with its type. Other keys pass."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ Word = str | None
 
 
 class Config(Struct):
-    """What is read of a config. A key that is absent has the default of its reader."""
+    """The keys of a config that we read. An absent key has its reader's default."""
 
     num_train_timesteps: Steps = 1000
     beta_start: Share | None = None
@@ -89,14 +88,13 @@ READ = frozenset(f.name for f in structs.fields(Config))
 
 
 def check_config(config: Mapping[str, Any], door: Door = DOOR) -> None:
-    """Raise OdesolveError, which names the key, unless all that is read of a config is of its
-    kind."""
+    """Raise OdesolveError, which names the key, where a value that we read has the wrong type."""
     shaped({k: _plain(v) for k, v in config.items() if k in READ}, Config, door)
 
 
 def check_saved(folder: File) -> None:
-    """Raise OdesolveError where a saved pipeline has files that would be waited for, or a scheduler
-    of no such config."""
+    """Raise OdesolveError where a saved pipeline has a file that is not regular, such as a pipe
+    that a reader would wait for, or a scheduler config that does not fit the schema."""
     for file in folder.rglob("*"):
         if not file.is_dir() and not file.is_file():
             regular(file, replace(SAVED, name=str(file)))

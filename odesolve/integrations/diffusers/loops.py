@@ -1,4 +1,4 @@
-"""The loops over a scheduler, one per thread, and what a scheduler tells of the present one."""
+"""The loops over a scheduler, one per thread, and what a scheduler says about the current one."""
 
 from __future__ import annotations
 
@@ -118,14 +118,14 @@ class Loops:
 
     @property
     def begin_index(self) -> int | None:
-        """The call that the loop begins with, where the pipeline said so."""
+        """The call that the loop begins with, where the pipeline set it."""
         walk = self._walk()
         return None if walk is None else walk.begin_index
 
     @property
     def generator(self) -> Generators:
-        """What noise is drawn from where ``step`` is given no generator, as by pipelines of flow
-        models: this thread's own.
+        """This thread's generator. ``step`` draws from it where the caller gives none, as pipelines
+        of flow models do.
 
         One for all samples of a batch, or a list of one per sample; None for torch's own.
         """
@@ -138,7 +138,7 @@ class Loops:
             walk.generator = value
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say with which call the loop begins."""
+        """Set the call that the loop begins with."""
         self._going().begin_index = int(begin_index)
 
     @property

@@ -35,8 +35,7 @@ class Trained:
 
     ``levels`` are noise levels as diffusers writes them: sigma/alpha, for flows the time from 0 to
     1. ``table`` (N,) holds those that a discrete network was trained on, rising. ``sign`` is -1
-       where the network predicts the negative of what
-    ``reading`` says.
+    where the network predicts the negative of what ``reading`` says.
     """
 
     kind: str  # "vp", "flow" or "edm"

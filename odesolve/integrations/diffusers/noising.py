@@ -25,8 +25,8 @@ class Noising(Loops):
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Data with noise at these times (B,): alpha x0 + sigma eps, in the dtype of the data.
 
-        In a loop whose beginning was said, it is the level of the next call whatever the times are,
-        as pipelines rely on."""
+        In a loop whose first call the pipeline set, the level is that of the next call, whatever
+        the times are: pipelines rely on this."""
         alpha, sigma = self._mix(original_samples, timesteps)
         return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
 

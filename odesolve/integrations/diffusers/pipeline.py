@@ -146,7 +146,8 @@ def load_pipeline(
     """The model of a pipeline that diffusers saved in a folder (nothing is downloaded), and the
     shape of one sample.
 
-    Raises OdesolveError where there is no pipeline, or it cannot be called so.
+    Raises OdesolveError where the folder holds no pipeline, or the pipeline cannot take these
+    arguments.
     """
     if not (File(folder) / "model_index.json").is_file():
         raise OdesolveError(

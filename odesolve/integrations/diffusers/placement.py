@@ -1,4 +1,4 @@
-"""Where a scheduler's evaluations lie: noise levels and what the network is told at them."""
+"""Where a scheduler's evaluations lie: noise levels, and the times that the network gets there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUDGE = 1e-6
 
 
 class LevelRequest(NamedTuple):
-    """What ``set_timesteps`` was given."""
+    """The arguments of ``set_timesteps``."""
 
     n: int
     timesteps: Levels | None = None
@@ -39,8 +39,7 @@ class LevelRequest(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """n + 1 noise levels from noise to data, and what the network is told at the first n of
-    them."""
+    """n + 1 noise levels from noise to data, and the network's times at the first n of them."""
 
     levels: Levels
     times: Levels
@@ -82,8 +81,8 @@ def placed(
     config: Mapping[str, Any],
     what: LevelRequest,
 ) -> Placed:
-    """Noise levels and times for what was asked. Raises OdesolveError where they do not fall from
-    noise to data."""
+    """Noise levels and times for a request. Raises OdesolveError where they do not fall from noise
+    to data."""
     kind = kind_of_levels(config.get("grid"), config)
     if kind is not None and kind not in kinds.KINDS:
         placement = _by_rule(kind, trained, what)
@@ -218,8 +217,7 @@ def _rounded(
     config: Mapping[str, Any],
     kind: str | None,
 ) -> Levels:
-    """What the network is told: the positions, rounded as the class does it (or cut, where it
-    cuts)."""
+    """The network's times: the positions, rounded as the class does it (or cut, where it cuts)."""
     if convention.rounds not in ("all", kind) or config.get("exact_timesteps"):
         return at
     cut = kind in ("exponential", "beta") or (

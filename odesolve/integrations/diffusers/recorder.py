@@ -38,7 +38,7 @@ class RecordedCall:
 
 @dataclass
 class Recorded:
-    """The first step of a pipeline: the network's calls, and what the scheduler was given."""
+    """The first step of a pipeline: the network's calls and the scheduler's arguments."""
 
     network: nn.Module
     names: tuple[str, str]  # of the network's input and time
@@ -49,8 +49,8 @@ class Recorded:
 
 
 def network_of(pipe: Any) -> nn.Module:
-    """The network that a pipeline denoises with. Raises OdesolveError where it has none that is
-    known."""
+    """The network that a pipeline denoises with. Raises OdesolveError where it has no module of a
+    known name."""
     for name in NETWORKS:
         network = getattr(pipe, name, None)
         if isinstance(network, nn.Module):
@@ -153,8 +153,8 @@ class Branches:
 
 
 def branches(recorded: Recorded) -> Branches:
-    """Sort the calls of one step into branches. Raises OdesolveError where they are mixed in
-    another way than linearly."""
+    """Sort the calls of one step into branches. Raises OdesolveError where the pipeline does not
+    mix them linearly."""
     batch = recorded.sample.shape[0]
     if len(recorded.calls) == 1 and recorded.calls[0].x.shape[0] == 2 * batch:
         halves = [_half(recorded.calls[0], k, batch) for k in range(2)]

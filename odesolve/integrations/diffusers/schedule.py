@@ -67,8 +67,8 @@ class TimeSchedule:
         """The program that goes on from a call to the end. Raises OdesolveError where none begins
         there.
 
-        ``clipped``: noise is what a clipped data prediction leaves, also in DDIM, which else keeps
-        the network's."""
+        ``clipped``: noise is what a clipped data prediction leaves, also in DDIM, which otherwise
+        keeps the network's."""
         key = (call, cast, eta, clipped)
         if key not in self.programs:
             step = self.step_of(call)

@@ -42,8 +42,8 @@ Levels = tuple[Number, ...] | None
 
 
 class _State(Struct):
-    """What ``OdesolveScheduler.state_dict`` says beside where the loop stands: what it was begun
-    with."""
+    """What ``OdesolveScheduler.state_dict`` holds besides the loop's position: the arguments that
+    the loop began with."""
 
     asked: tuple[Steps, Levels, Levels, Number | None]
     device: Text
@@ -51,8 +51,7 @@ class _State(Struct):
 
 @fits
 class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
-    """Any solver of ours in the place of a diffusers scheduler, on the config of the one that was
-    there.
+    """Any solver of ours in the place of a diffusers scheduler, on that scheduler's config.
 
     Args:
         solver: a label of ``ode.solvers()``, such as "dpmpp_2m" or "ddim(eta=1)", or of another
@@ -215,7 +214,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         self._begin(self._scheduled(what), what.key(), device)
 
     def _scheduled(self, what: LevelRequest) -> TimeSchedule:
-        """The schedule of what was asked, kept for the next time."""
+        """The schedule of a request, in a cache for the next one."""
         key = what.key()
         chosen = self._schedules.get(key)
         if chosen is None:
@@ -299,20 +298,20 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         """The sample after this network call.
 
         Args:
-            model_output: what the network said, of the sample's shape, or with twice its channels
-                (a learned variance).
-            timestep: the entry of ``timesteps`` that it was told.
-            sample: (B, ...), the sample that it was given, before ``scale_model_input``.
+            model_output: the network's output, of the sample's shape, or with twice its channels (a
+                learned variance).
+            timestep: the entry of ``timesteps`` that the network got.
+            sample: (B, ...), the sample that the network got, before ``scale_model_input``.
             eta: noise of DDIM; other solvers have their own options.
-            generator: one generator, or one per sample: the noise of a sample depends on its own
-                alone.
+            generator: one generator, or one per sample: a sample's noise then depends on its own
+                generator alone.
             return_dict: return a ``StepOutput`` and not a tuple of the sample alone.
             variance_noise: standard normal noise of this step, in place of our own.
             use_clipped_model_output: of DDIM: take the noise from the clipped x0 too, as every
                 other solver does.
 
-        The sample returned has the dtype of the one given. Raises OdesolveError before
-        ``set_timesteps`` and after the end."""
+        The result has the dtype of ``sample``. Raises OdesolveError before ``set_timesteps`` and
+        after the end."""
         if isinstance(sample, Tensor) and not sample.dim():
             raise OdesolveError("sample has no dimension: give floats (B, ...)")
         walk = self._walk() or self._going()
@@ -341,8 +340,8 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         history; None ends that.
 
         So a refiner goes on after its base as if they were one network:
-        ``refiner.scheduler.follow(base.scheduler)``. Both are to have the same config, solver and
-        number of steps; where they differ a loop begins without a history."""
+        ``refiner.scheduler.follow(base.scheduler)``. Both need the same config, solver and number
+        of steps; where they differ, a loop begins without a history."""
         if other is not None and not isinstance(other, OdesolveScheduler):
             raise OdesolveError(f"other is {type(other).__name__}: give an OdesolveScheduler")
         self._followed = other
@@ -354,9 +353,9 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         return {"asked": walk.key, "device": str(walk.timesteps.device), **walk.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a loop that ``state_dict`` saved from a scheduler of the same config.
+        """Resume a loop that ``state_dict`` saved from a scheduler of the same config.
 
-        Raises OdesolveError, and leaves the present loop as it is, for what is no such state.
+        Raises OdesolveError for any other state, and leaves the present loop as it is.
         """
         entries = shaped(state, _State, STOOD)
         if self.config is not self._read:

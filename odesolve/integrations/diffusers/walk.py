@@ -1,4 +1,4 @@
-"""One walk through a schedule, driven from outside: the caller brings what the network said and
+"""One walk through a schedule, driven from outside: the caller brings the network's output and
 takes the next state."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STOOD = Door(
 
 
 class Loop(Struct, forbid_unknown_fields=True):
-    """Of a loop that has begun: the call it waits at, how it began, and its cursor."""
+    """A loop that has begun: the call it waits at, how it began, and its cursor."""
 
     at: Size
     begun: tuple[Size, bool, Number, bool]
@@ -47,9 +47,9 @@ class Stood(Struct):
 class Walk:
     """Where a loop over a schedule stands. ``index`` counts network calls; None before the first.
 
-    The state is kept in float32 (float64 where it is given so) whatever the dtype of the samples
-    that are handed out. A sample that comes back as it was handed out stands for the state behind
-    it; where it was changed, the changed numbers count."""
+    The walk keeps its state in float32 (float64 for float64 samples), whatever the dtype of the
+    samples that it hands out. A sample that comes back unchanged stands for the state behind it;
+    where the caller changed it, the changed numbers count."""
 
     def __init__(self, schedule: TimeSchedule, timesteps: Tensor, sigmas: Tensor, key: tuple):
         self.schedule = schedule
@@ -73,9 +73,9 @@ class Walk:
     def locate(self, timestep: Any) -> int:
         """The call that a timestep stands for.
 
-        Entries of ``timesteps`` are known by their place in its memory, without waiting for a
-        device, so that times which occur twice are told apart; other tensors on a device are looked
-        at once, at the first call, and counted from there."""
+        Entries of ``timesteps`` are recognised by their place in its memory, without waiting for a
+        device, so that times which occur twice are distinct. Other tensors on a device are read
+        once, at the first call, and calls are counted from there."""
         expected = self.index if self.index is not None else self.begin_index
         if isinstance(timestep, Tensor):
             if timestep._base is self.timesteps or _same_memory(timestep, self.timesteps):
@@ -90,7 +90,7 @@ class Walk:
 
     @staticmethod
     def _usual(output: Any, sample: Any) -> bool:
-        """Whether both are dense tensors of floats, looked at once a call."""
+        """Whether both are dense tensors of floats, checked once per call."""
         if (
             type(output) is not Tensor
             or type(sample) is not Tensor
@@ -187,8 +187,8 @@ class Walk:
         return out
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another walk through the same schedule stood. Raises OdesolveError, and
-        stays, for no such state."""
+        """Resume where another walk through the same schedule stood. Raises OdesolveError for any
+        other state, and changes nothing."""
         saved = shaped(state, Stood, STOOD)
         loop = saved.loop
         calls = len(self.host)
@@ -284,7 +284,8 @@ class Walk:
         self._version = sample._version
 
     def _taken_over(self, index: int, sample: Tensor) -> bool:
-        """Whether the loop that this one follows waits at this very call, and is gone on with."""
+        """Whether the loop that this one follows waits at this very call, so that this one resumes
+        it."""
         other = self.follows() if self.follows is not None else None
         if other is None or other._stepper is None:
             return False
@@ -309,8 +310,8 @@ class Walk:
         return True
 
     def _replace(self, sample: Tensor) -> None:
-        """Go on from a sample that the caller may have changed: elements that say what the state
-        rounds to keep its precision."""
+        """Go on from a sample that the caller may have changed: elements equal to the rounded state
+        keep the state's precision."""
         assert self._stepper is not None
         state = self._stepper.state
         wide = sample.to(state.dtype)
@@ -347,8 +348,8 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def _keys(generator: Generators, sample: Tensor) -> Tensor:
-    """Keys (B, 2) of every sample's noise: a seed from its own generator, or one from the generator
-    of all and its place."""
+    """Keys (B, 2) of every sample's noise: a seed from its own generator, or one from the common
+    generator and the sample's place."""
     batch = sample.shape[0]
     many = generator if isinstance(generator, list | tuple) else [generator]
     if not all(isinstance(g, torch.Generator | None) for g in many):

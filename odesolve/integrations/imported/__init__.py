@@ -1,5 +1,5 @@
-"""Samplers of other libraries as plans: found by probing with unit vectors, since between two
-network calls they are linear.
+"""Samplers of other libraries as plans. Probes with unit vectors read their coefficients, since
+between two network calls they are linear.
 
 print(imported(scheduler, 8)); imported(scheduler, 8).diff(ode.plan("dpmpp_2m", path, grid=...))
 """

@@ -165,8 +165,8 @@ def _streams(who: str, probe: _FunctionProbe, matrix: Tensor) -> list[str]:
     """Names of the noise that a function asked for. Raises OdesolveError where two pieces of one
     path overlap."""
     used = (matrix[:, 1 + probe.calls :] != 0).any(dim=0).tolist()
-    kept = [span for span, is_used in zip(probe.intervals, used, strict=True) if is_used]
-    spans = itertools.pairwise(kept)
+    intervals = [span for span, is_used in zip(probe.intervals, used, strict=True) if is_used]
+    spans = itertools.pairwise(intervals)
     if any(a[1] < b[0] or a[0] <= b[0] for a, b in spans):
         raise OdesolveError(
             f"{who} asks for noise of intervals that overlap, whose parts a plan would draw "
@@ -180,20 +180,20 @@ def _shortest(
     names: list[str],
     states: list[str],
     vectors: list[Tensor],
-    wanted: Tensor,
+    target: Tensor,
     eps: float,
 ) -> dict[str, float]:
-    """A row as an earlier state and few others: the choice with the fewest terms, of equals that
-    with the latest state."""
+    """A row as an earlier state and few others: the choice with the fewest terms, and among equals
+    the one with the latest state."""
     size = (
-        torch.stack([*vectors, wanted]).abs().amax(dim=0)
+        torch.stack([*vectors, target]).abs().amax(dim=0)
     )  # what was summed on the way is not known: no more than all
-    shortest = _terms(names, wanted, size, eps)
+    shortest = _terms(names, target, size, eps)
     for state, base in zip(states, vectors, strict=True):
-        if float(base[0]) == 0.0 or float(wanted[0]) == 0.0:
+        if float(base[0]) == 0.0 or float(target[0]) == 0.0:
             continue
-        a = float(wanted[0] / base[0])
-        rest = wanted - a * base
+        a = float(target[0] / base[0])
+        rest = target - a * base
         rest[0] = 0.0
         terms = {state: a, **_terms(names, rest, (1.0 + abs(a)) * size, eps)}
         if len(terms) <= len(shortest):

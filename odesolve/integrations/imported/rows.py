@@ -1,4 +1,4 @@
-"""Rows that were found by probing, made into a plan."""
+"""A plan from the rows that probes measured."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def not_finite(who: str) -> OdesolveError:
 
 
 def check_linear(matrix: Tensor, values: Tensor, results: Tensor, who: str) -> None:
-    """Raise OdesolveError unless rows explain what a map made of other values.
+    """Raise OdesolveError unless rows explain what a map makes of other values.
 
     ``found`` (k, n) are the rows, ``values`` (n, ...) what they were tried on, ``results`` (k, ...)
     what came out."""
@@ -76,7 +76,8 @@ class ProbedRows:
         return name
 
     def state(self, terms: Mapping[str, float], finished: bool) -> str:
-        """A state by its terms; it need obey no law, as the arithmetic of its origin may round."""
+        """A state by its terms. It need not obey the laws: the sampler's own arithmetic may
+        round."""
         self.done = self.done + finished
         self.stages = self.stages + (not finished)
         name = f"x{self.done}" if finished else f"y{self.stages}"

@@ -44,26 +44,26 @@ def imported(
     """The plan of a scheduler object with ``set_timesteps``, ``step`` and perhaps
     ``scale_model_input``, as in diffusers.
 
-    A copy of it is run with unit vectors in the place of states and network outputs; what returns
-    are its coefficients, in its own arithmetic (float32 in most of diffusers: 1e-7). That it is
-    linear is checked, not assumed.
+    We run a copy of it on unit vectors in place of states and network outputs. It returns its
+    coefficients, in its own arithmetic (float32 in most of diffusers: 1e-7). Linearity is checked,
+    not assumed.
 
     Args:
         scheduler: the object; it is left as it is.
-        steps: what ``set_timesteps`` is given; None where ``given`` says it.
+        steps: the number for ``set_timesteps``; None where ``given`` has it.
         path: the path of its networks; by default what its config describes. The plan's states lie
             on it, also those of schedulers that work on x / alpha.
         predicts: what its networks predict, as for ``ode.Model``; by default what its config says.
         start: the path's time of the first state, where it is not that of the first network call
             (inversions).
-        told: take the times of evaluations from what the object tells the network; by default from
-            its noise levels, which some objects round for the network.
+        told: take the times of evaluations from those that the object passes to the network; by
+            default from its noise levels, which some objects round for the network.
         dtype: of the probes.
         given: more arguments of ``set_timesteps``, such as ``sigmas`` or ``mu``.
         step: more arguments of ``step``, such as ``order``.
 
     Raises OdesolveError for an object that draws noise or is not linear, with the reason, and where
-    path or predicts are not to be found out.
+    its config does not say path or predicts.
     """
     who = type(scheduler).__name__
     net = _network(scheduler, path, predicts)
@@ -80,8 +80,8 @@ ROUNDING = 2.0**-23
 
 @dataclass(frozen=True)
 class _Network:
-    """What an object's networks are: ``sign`` times what a model that predicts so says;
-    ``described`` by its config."""
+    """An object's networks, as its config ``described`` them: each returns ``sign`` times what a
+    model with that prediction returns."""
 
     path: Path
     predicts: str
@@ -91,8 +91,8 @@ class _Network:
 
     @property
     def scaled(self) -> bool:
-        """Whether the network's input is divided by its standard deviation, which is then the
-        network's own affair."""
+        """Whether the network's input is divided by its standard deviation, which the network then
+        does itself."""
         return self.described is not None and self.described.scaled is not None
 
 
@@ -123,9 +123,8 @@ def _network(scheduler: Any, path: Path | None, predicts: str | None) -> _Networ
 class _SchedulerProbe:
     """Runs of copies of an object.
 
-    Coordinate 2k stands for the sample that call k is given, 2k + 1 for what the network said
-    there: the state between two calls is a unit vector again, so that no coefficient is a sum over
-    steps."""
+    Coordinate 2k stands for the sample that call k gets, 2k + 1 for the network's output there: the
+    state between two calls is a unit vector again, so that no coefficient is a sum over steps."""
 
     def __init__(
         self,
@@ -189,8 +188,8 @@ class _SchedulerProbe:
             )
         if bool(torch.stack(self.run(0.0 * values, 1)[1]).any()):
             raise OdesolveError(
-                f"{who} adds something to zeros: noise of a fixed seed, or a constant, of which "
-                "no plan knows"
+                f"{who} adds something to zeros: noise of a fixed seed, or a constant, which "
+                "a plan cannot contain"
             )
         inputs, results = self.run(units(2 * self.calls, self.dtype), 1)
         matrix = torch.stack(results).reshape(self.calls, -1).double()
@@ -236,7 +235,7 @@ def _levels(probe: _SchedulerProbe, net: _Network) -> tuple[list[float] | None, 
     levels = listed[:-1]
     if not net.scaled and any(abs(c - 1.0) > 1e-6 for c in probe.scales):
         # Works on x / alpha and divides by sqrt(1 + sigma^2) for the network: that tells which of
-        # its levels is meant.
+        # its levels it means.
         levels = _nearest(
             [*listed, *map(float, getattr(probe.fresh, "sigmas_interpol", []))], probe.scales
         )
@@ -247,8 +246,8 @@ def _levels(probe: _SchedulerProbe, net: _Network) -> tuple[list[float] | None, 
 
 
 def _nearest(listed: list[float], scales: list[float]) -> list[float]:
-    wanted = [math.sqrt(max(1.0 / c**2 - 1.0, 0.0)) for c in scales]
-    return [min(listed, key=lambda s: abs(s - w)) for w in wanted]
+    targets = [math.sqrt(max(1.0 / c**2 - 1.0, 0.0)) for c in scales]
+    return [min(listed, key=lambda s: abs(s - w)) for w in targets]
 
 
 def _on_path(levels: list[float], net: _Network) -> list[float]:
@@ -319,13 +318,13 @@ def _end(net: _Network, matrix: Tensor, times: list[float]) -> float:
     points = net.path.points(times)
     rows = net.path.rows(torch.tensor(times, dtype=torch.float64), net.predicts)
     c0, c1, scale = (c.tolist() for c in rows)
-    kept = noise = size = 0.0
+    signal = noise = size = 0.0
     for j, p in enumerate(points):
         a = float(matrix[-1, 2 * j])
         b = float(matrix[-1, 2 * j + 1]) * net.sign / scale[j]
-        kept += a * p.alpha + b * c0[j]
+        signal += a * p.alpha + b * c0[j]
         noise += a * p.sigma + b * c1[j]
         size += abs(a * p.sigma) + abs(b * c1[j])
     if noise <= 64 * ROUNDING * size:
         return net.path.t_data
-    return float(net.path.t_of_rho(noise / kept))
+    return float(net.path.t_of_rho(noise / signal))

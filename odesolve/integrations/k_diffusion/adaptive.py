@@ -37,7 +37,7 @@ CLOSE = 1e-5  # of the end, in log sigma
 
 
 class Scales(NamedTuple):
-    """Tolerances of the error, and how much noise is drawn on the way."""
+    """Tolerances of the error, and how much noise the solve adds on the way."""
 
     rtol: float
     atol: float
@@ -78,8 +78,8 @@ def sample_dpm_adaptive(
     well, after every attempt; ``return_info`` returns (x, info). ``ode.solve`` has the same methods
     with a step for every sample. k-diffusion has no ``max_calls``: where the next attempt would
     take more calls of the model, the solve ends with a warning, and info has "status": "max_calls".
-    A model that answers differently when asked again, as with dropout in train mode, is refused, as
-    no tolerance is met then."""
+    Raises OdesolveError for a model whose output changes when it is called again, as with dropout
+    in train mode: no step would meet the tolerance."""
     order = whole("order", order, 2, 3)
     _check_start(x)
     scales = _scales(rtol, atol, eta, s_noise)
@@ -166,7 +166,7 @@ class Try(NamedTuple):
 class AdaptiveRun:
     """A solve in the clock t = -log sigma: the attempts of ``ode.single``, and what follows them.
 
-    ``clock`` is the first and the last time. ``info`` are the counts, and how the solve ended where
+    ``clock`` is the first and the last time. ``info`` has the counts, and how the solve ended where
     it did not arrive.
     """
 

@@ -224,8 +224,8 @@ def sample_er_sde(
 
 @lru_cache(64)
 def _scaling(phi):
-    """phi for numbers; the same function again for the same phi, so that its plans are found
-    again."""
+    """phi for numbers: the same function for the same phi, so that plans in the cache are
+    reused."""
     return lambda rho: float(phi(torch.tensor(rho, dtype=torch.float64)))
 
 
@@ -313,7 +313,7 @@ def sample_sa_solver(
     predictor_order=3,
     corrector_order=4,
 ):
-    """SA-Solver at the noise level ``tau`` on the whole way (Xue et al. 2023)."""
+    """SA-Solver with the noise level ``tau`` throughout (Xue et al. 2023)."""
     call = (model, x, sigmas, extra_args, callback, disable, noise_sampler, is_flow(model))
     return solve(
         "sa_solver",

@@ -41,8 +41,8 @@ Extra = Mapping[str, Any] | None
 class Prepared:
     """A plan ready for this protocol.
 
-    ``begins`` has the step that a network call begins, ``intervals`` the times between which a
-    stream of noise is drawn."""
+    ``begins`` maps a network call to the step that it begins, ``intervals`` a stream of noise to
+    the times that it spans."""
 
     program: Program
     begins: Mapping[int, int]
@@ -69,15 +69,15 @@ def solve(
         solver: a name from ``ode.solvers()``, or a function of a Writer.
         model: model(x, sigma, **extra_args) -> denoised, sigma (B,) in the dtype of x.
         x: the state (B, ...); kept in float32 at least, and returned in its own dtype.
-        sigmas: noise levels (n + 1,), read once. Fewer than two are no step: x is returned.
+        sigmas: noise levels (n + 1,), read once. Fewer than two make no step: the solve returns x.
         extra_args: keyword arguments of the model; "seed", where there is one, also decides the
             noise.
         callback: called at the first evaluation of a step with x, i, sigma, sigma_hat and denoised
             there.
         disable: True for no progress bar, False for one, None for one on a terminal.
-        noise_sampler: noise of unit variance for a pair of levels, asked for after the evaluation
-            it follows. By default it is a function of the seed and the sample's place; with
-            ``tree`` of one Brownian path, whatever the steps.
+        noise_sampler: noise of unit variance for a pair of levels, called after the evaluation that
+            comes before the noise. By default noise is a function of the seed and the sample's
+            place; with ``tree`` of one Brownian path, whatever the steps.
         flow: levels are times of x_t = (1 - t) x0 + t eps.
         options: of the solver.
 
@@ -173,8 +173,8 @@ def _report(
 
 
 class SampledNoise:
-    """A noise sampler as the source of a plan's streams: asked once for each, with the levels as
-    the user has them."""
+    """A noise sampler as the source of a plan's streams, called once per stream with the user's own
+    levels."""
 
     def __init__(
         self,
@@ -188,20 +188,20 @@ class SampledNoise:
         self.sigmas = sigmas
         self.index = {t: i for i, t in enumerate(levels)}
         self.left = Counter(s for op in ready.program.ops for s in op.draws)
-        self.kept: dict[int, Any] = {}
+        self.noises: dict[int, Any] = {}
 
     def __call__(self, stream: int) -> Any:
-        if stream not in self.kept:
+        if stream not in self.noises:
             if stream not in self.ready.intervals:
                 solver = self.ready.program.plan.solver
                 raise OdesolveError(
                     f"{solver} needs more of a path than its increments: leave noise_sampler= out"
                 )
-            self.kept[stream] = self.sampler(*map(self._level, self.ready.intervals[stream]))
+            self.noises[stream] = self.sampler(*map(self._level, self.ready.intervals[stream]))
         self.left[stream] -= 1
         if self.left[stream]:
-            return self.kept[stream]
-        return self.kept.pop(stream)
+            return self.noises[stream]
+        return self.noises.pop(stream)
 
     def _level(self, t: float) -> Tensor:
         if t in self.index:
@@ -210,7 +210,7 @@ class SampledNoise:
 
 
 def level(name: str, given: Any) -> float:
-    """A number of at least 0, as all numbers among the options are. Raises OdesolveError for
+    """A number of at least 0, as every number among the options must be. Raises OdesolveError for
     anything else."""
     return real(name, given, "a number of at least 0", 0.0, infinite=name in BOUNDS)
 
@@ -247,8 +247,8 @@ def prepare(
         name = solver.__name__
         write = solver
         nested = False
-    # k-diffusion asks for the noise of a part of a step and of all of it: its Brownian tree knows
-    # that one contains the other.
+    # k-diffusion asks for the noise of a part of a step and of all of it: its Brownian tree makes
+    # the part agree with the whole.
     noise: Noise = OnePath() if source == "tree" else Cells(whole=nested and source == "given")
     writer = Writer(path, times, name, source=noise)
     write(writer, **arguments)
@@ -271,7 +271,7 @@ def path_of(levels: tuple[float, ...], flow: bool) -> paths.Path:
 
 
 def _begins(plan: Plan) -> dict[int, int]:
-    """The step that each network call begins, of the calls that begin one."""
+    """The step that each network call begins, for the calls that begin one."""
     begins: dict[int, int] = {}
     calls = 0
     step = 0

@@ -1,7 +1,7 @@
 """Denoisers: networks that predict noise or v, wrapped so that model(x, sigma) is the denoised x.
 
-Scalings are taken in float32 at least, whatever the dtype of x; what the network gets is in the
-dtype of x."""
+Scalings are taken in float32 at least, whatever the dtype of x; the network's input is in the dtype
+of x."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class OpenAIDenoiser(DiscreteEpsDDPMDenoiser):
     """A network of OpenAI's diffusion repositories, which may have learned variances in its second
     half of channels.
 
-    ``diffusion`` is what has ``alphas_cumprod``.
+    ``diffusion`` is the object that has ``alphas_cumprod``.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from odesolve.solvers.ancestral import lower_in_time
 from odesolve.solvers.generator import first_order
 from odesolve.solvers.stochastic import fresh_noise, split_row
 
-NEAR = 0.9999  # the middle of a step from t = 1, where the log-SNR has none
+NEAR = 0.9999  # the middle of a step from t = 1, where the log-SNR is infinite
 
 
 def dpmpp_2s_ancestral_rf(w: Writer, *, eta: float, s_noise: float) -> None:

@@ -19,9 +19,8 @@ class Denoiser(_Denoiser):
     et al. 2022, eq. 7).
 
     ``weighting`` of the loss is "karras" (the paper's), "snr", "soft-min-snr" or a function of
-    sigma (B,).
-    Raises OdesolveError for another name, and for ``scales`` other than 1, a loss over frequencies
-    that is not here."""
+    sigma (B,). Raises OdesolveError for another name, and for ``scales`` other than 1: the loss
+    over frequencies is not implemented."""
 
     def __init__(
         self,

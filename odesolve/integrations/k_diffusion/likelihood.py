@@ -34,12 +34,12 @@ def log_likelihood(
     """Log-density (B,) in nats of x (B, ...) with noise of sigma_min, under N(0, sigma_max^2) at
     the other end.
 
-    Along the probability flow dx/dsigma = (x - denoised) / sigma (Song et al. 2021, eq. 39), which
-    need not stay in the coordinates that k-diffusion solves it in. The divergence is estimated by
+    Along the probability flow dx/dsigma = (x - denoised) / sigma (Song et al. 2021, eq. 39), in
+    coordinates of our choice, not necessarily those of k-diffusion. The divergence is estimated by
     one Rademacher probe as there, or as ``trace`` and ``products`` say (see ``ode.log_prob``):
-    "exact" has no noise. The solver may err by about atol + rtol n for n numbers per sample, what
-    these tolerances stand for in a density of n nats. ``control="batch"`` is for denoisers that
-    read one sigma for the whole batch, which are refused otherwise.
+    "exact" has no noise. The solver may err by about atol + rtol n for n numbers per sample: these
+    tolerances for a density of n nats. Denoisers that read one sigma for the whole batch need
+    ``control="batch"``.
 
     Returns the values in the dtype of x (float32 at least), and a dictionary: "fevals" is the most
     network evaluations of a sample, "log_prob" the ``LogProb`` with the errors of the probes and of

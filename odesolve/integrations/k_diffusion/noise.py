@@ -48,22 +48,22 @@ def normals_like(x: Tensor, keys: Tensor, stream: int) -> Tensor:
 
 @fits
 class BrownianTreeNoiseSampler:
-    """Increments of one Brownian path a sample, in units of their deviation: steps of any size
-    follow the same path.
+    """Increments of one Brownian path per sample, in units of their standard deviation: steps of
+    any size follow the same path.
 
     A sample's path is a function of its seed, its place in the batch and the clock alone
     (``ode.BrownianPath``).
 
     Args:
-        x: of whose shape, dtype and device the noise is.
-        sigma_min, sigma_max: the ends of the interval that may be asked for.
+        x: a tensor with the noise's shape, dtype and device.
+        sigma_min, sigma_max: the ends of the interval that calls may lie in.
         seed: one for all, a list of one per sample (then the place in the batch does not count), or
             None for torch's generator.
         transform: the clock of the path as a function of sigma.
         cpu: draw on the CPU, so that devices agree to the last bit; they do to rounding anyway.
 
     Raises OdesolveError for a list of another length than the batch, and later for levels outside
-    of the interval."""
+    the interval."""
 
     def __init__(
         self,

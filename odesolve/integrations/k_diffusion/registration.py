@@ -30,7 +30,7 @@ def register(
     Args:
         host: the module that the host looks its solvers up in, such as k_diffusion.sampling or
             comfy.k_diffusion.sampling.
-        prefix: before the names of our solvers, so that none of the host's is hidden.
+        prefix: before the names of our solvers, so that they hide none of the host's.
         names: of ``ode.solvers()``; by default all.
         listed: where the host lists the names to choose from: a list, a module or class with
             KSAMPLER_NAMES, SAMPLER_NAMES or SAMPLERS (in ComfyUI comfy.samplers), or several of
@@ -38,9 +38,9 @@ def register(
         replace: also put our functions in the place of the host's own of the same name, such as
             sample_dpmpp_2m.
 
-    Returns the names that are registered now, without "sample_". Called again it changes nothing
-    that is there already. ``unregister(host)`` undoes all of it. Raises OdesolveError for a name
-    that is no solver's."""
+    Returns the names that are registered now, without "sample_". A second call changes nothing that
+    is already there. ``unregister(host)`` undoes all of it. Raises OdesolveError for a name of no
+    solver."""
     if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
         raise OdesolveError(
             f"names={short(names)}: give a list of names of ode.solvers(), or None for all"
@@ -84,7 +84,7 @@ def unregister(host: Any) -> None:
 
 
 def _lists(listed: Any) -> list[list[str]]:
-    """Every list of names in what was given, each once."""
+    """Every list of names in ``listed``, each once."""
     if isinstance(listed, list) and all(isinstance(n, str) for n in listed):
         lists = [listed]
     elif isinstance(listed, Sequence):

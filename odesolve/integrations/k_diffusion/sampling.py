@@ -141,11 +141,10 @@ def ode_sampler(solver: str):
     """A solver, by any of its names, as a function of k-diffusion's form, ``sample_ode_<solver>``.
 
     It takes the solver's options by name, and ``flow``: whether levels are times of x_t = (1 - t)
-    x0 + t eps, which is found out in ComfyUI. Those that draw noise take ``noise_sampler``, and
-    ``tree`` for noise of one Brownian path.
-    Raises OdesolveError for a solver that is not there.
+    x0 + t eps, which ComfyUI's model says itself. Those that draw noise take ``noise_sampler``, and
+    ``tree`` for noise of one Brownian path. Raises OdesolveError for an unknown solver.
     """
-    label = parse_label(solver)  # whose schedule yields to the levels that are always given here
+    label = parse_label(solver)  # whose schedule yields to the levels, which this call always has
     entry = REGISTRY.find(label.solver)
     written = label.options
 
@@ -198,7 +197,7 @@ def _decided(flow: bool | None, model: Any) -> bool:
 
 
 def __getattr__(name: str):
-    """``sample_ode_<solver>`` of every solver there is, also of those registered later."""
+    """``sample_ode_<solver>`` for every registered solver, also for those registered later."""
     if name.startswith(PREFIX) and name.removeprefix(PREFIX) in REGISTRY:
         return ode_sampler(name.removeprefix(PREFIX))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

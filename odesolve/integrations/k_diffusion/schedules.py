@@ -73,7 +73,7 @@ def get_sigmas_vp(
 
 
 def _checked(n: int, sigma_min: float, sigma_max: float) -> tuple[int, float, float]:
-    """The number of levels and both ends. Raises OdesolveError for what they cannot be."""
+    """The number of levels and both ends. Raises OdesolveError for values out of range."""
     low = positive("sigma_min", sigma_min, "0.03")
     return whole("n", n, 1), low, positive("sigma_max", sigma_max, "0.03")
 

@@ -1,4 +1,4 @@
-"""odeint_adjoint: gradients by the adjoint equation, with nothing of the steps kept."""
+"""odeint_adjoint: gradients by the adjoint equation, which stores nothing of the steps."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def odeint_adjoint(
     adjoint_params: Iterable[Tensor] | None = None,
 ) -> Any:
     """``odeint`` with gradients of the equation instead of the steps: of y0, t and parameters, in
-    memory that no step adds to.
+    memory that does not grow with the steps.
 
     Args:
-        func, y0, t, rtol, atol, method, options, event_fn: as of ``odeint``; func is a module, or
-            adjoint_params are given.
-        adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the way back; by default
-            those of the way there. adjoint_options may hold norm, of a tuple (time, y, its adjoint,
-            parameters' adjoints); by default, and with "seminorm", the error of the parameters does
-            not count (Kidger, Chen and Lyons 2021).
+        func, y0, t, rtol, atol, method, options, event_fn: as for ``odeint``; where func is no
+            module, give adjoint_params.
+        adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the backward solve; by
+            default those of the forward solve. adjoint_options may hold norm, of a tuple (time, y,
+            its adjoint, parameters' adjoints); by default, and with "seminorm", the error of the
+            parameters does not count (Kidger, Chen and Lyons 2021).
         adjoint_params: tensors that get gradients besides y0 and t.
 
     Returns and raises what ``odeint`` does. The gradients cannot be differentiated again.
@@ -86,7 +86,7 @@ def odeint_adjoint(
     return _solve(problem, way, GradientTargets((), (), params, False))
 
 
-def _solve(problem: OdeintProblem, way: _Back, wanted: GradientTargets) -> Any:
+def _solve(problem: OdeintProblem, way: _Back, targets: GradientTargets) -> Any:
     t = problem.t
     times = problem.t.detach().cpu().double().tolist()
     with torch.no_grad():
@@ -97,14 +97,14 @@ def _solve(problem: OdeintProblem, way: _Back, wanted: GradientTargets) -> Any:
     way.times = times
     timed = t.requires_grad
     mode = Continuous(lambda y0: outcome.y, way.slope, times, way.back, timed)
-    states = problem.opened(with_gradients(mode, wanted, problem.start, t if timed else None))
+    states = problem.opened(with_gradients(mode, targets, problem.start, t if timed else None))
     if problem.event_fn is None:
         return states
     return with_event_time(problem.func, problem.event_fn, t[1].detach(), states)
 
 
 class _Back:
-    """The way back over the intervals between the times."""
+    """The backward solve over the intervals between the times."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class _Back:
                 and hasattr(value, "__len__")
                 and math.prod(getattr(value, "shape", ())) > 1
             ):
-                raise Refused(f"{name} has several values: give one number for the way back")
+                raise Refused(f"{name} has several values: give one number for the backward solve")
         expected = "a number such as 1e-7"
         self.rtol = real("adjoint_rtol", rtol, expected, 0.0)
         self.atol = real("adjoint_atol", atol, expected, 0.0)
@@ -176,7 +176,7 @@ class _Back:
                 outcome.status,
                 y,
                 t_end,
-                outcome.made,
+                outcome.count,
                 f"It was solving the adjoint equation. {outcome.why}",
             )
         return outcome
@@ -191,8 +191,8 @@ class _Back:
         return lambda state: largest(*(of_state(self.problem.drift.open(y)) for y in state[:2]))
 
     def _opened(self, state: Any) -> tuple[Tensor, ...]:
-        """The state of the way back as torchdiffeq lays it out: time, y, its adjoint, parameters'
-        adjoints."""
+        """The state of the backward solve as torchdiffeq lays it out: time, y, its adjoint,
+        parameters' adjoints."""
         y, a, *params = state
         pieces = [self.problem.opened(x) for x in (y, a)]
         flat = [x for piece in pieces for x in (piece if isinstance(piece, tuple) else (piece,))]
@@ -208,6 +208,6 @@ def _parameters(func: Any) -> list[Tensor]:
     """Parameters of a module; in DataParallel's replicas they are plain attributes."""
     params: list[Tensor] = list(func.parameters())
     if not params and getattr(func, "_is_replica", False):
-        held = (x for m in func.modules() for x in vars(m).values())
-        params = [x for x in held if isinstance(x, Tensor) and x.requires_grad]
+        attributes = (x for m in func.modules() for x in vars(m).values())
+        params = [x for x in attributes if isinstance(x, Tensor) and x.requires_grad]
     return params

@@ -33,7 +33,7 @@ def run(
     t: Tensor,
 ) -> Outcome:
     """Solve a system. ``grid_of`` calls the user's grid_constructor with what the user calls func,
-    y0 and t; ``t`` are the times as they were given, whose type says how exact they are."""
+    y0 and t; ``t`` are the user's times, whose type says how exact they are."""
     if len(t) == 1:
         last = system.drift.open(system.y0)
         return Outcome(system.y0[None], last, system.clock.times[0], "ok")
@@ -77,7 +77,7 @@ def attempts(options: Mapping[str, Any], intervals: int, most: int = 2**31 - 1) 
 
 
 def can_fuse(system: System, options: Mapping[str, Any]) -> bool:
-    """Whether nothing is recorded and nobody asks for more than the fused solve has."""
+    """Whether nothing is recorded and the fused solve has all that the call asks for."""
     watched = system.norm is not None or system.event is not None or system.listeners != Listeners()
     numbers = not isinstance(system.rtol, Tensor) and not isinstance(system.atol, Tensor)
     recorded = torch.is_grad_enabled() or watching()
@@ -123,7 +123,7 @@ def adaptive(
 
 
 def times_of(name: str, given: Any) -> list[float]:
-    """The times of an option, none where it is not given."""
+    """The times of an option, none where the option is None."""
     if given is None:
         return []
     times = numbers(name, given, "a list of times, or a tensor (n,)").detach()
@@ -145,7 +145,7 @@ def _grid(
     grid_of: Callable[..., Tensor],
     t: Tensor,
 ) -> Tensor:
-    """The points of the steps, float64, connected to t where it wants gradients."""
+    """The points of the steps, float64, connected to t where t requires gradients."""
     size = options.get("step_size")
     constructor = options.get("grid_constructor")
     times = system.clock.t

@@ -1,5 +1,5 @@
-"""Errors of ours that code written for torchdiffeq also catches: it asserts what it expects of
-arguments and of solves."""
+"""Errors of ours that code written for torchdiffeq also catches: torchdiffeq asserts what it
+expects of arguments and of solves."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from odesolve.errors import Diverged, OdesolveError
 
 
 class Refused(OdesolveError, AssertionError, TypeError):
-    """Something given cannot be used."""
+    """An argument that cannot be used."""
 
 
 class Failed(Diverged, AssertionError, RuntimeError):
     """A solve that did not arrive.
 
     Attributes: ``status`` as of ``odesolve.Solution`` ("max_steps", "min_step" or "diverged"),
-    ``state`` the last finite state in the form of y0, ``t`` its time, ``step`` how many steps had
-    been made."""
+    ``state`` the last finite state in the form of y0, ``t`` its time, ``step`` the number of steps
+    before it."""
 
     def __init__(
         self,

@@ -16,7 +16,8 @@ from odesolve.ode.recorded.system import Outcome
 
 
 def met_at(outcome: Outcome, t: Tensor) -> Tensor:
-    """The time at which a solve met its event, as times were given, connected to nothing."""
+    """The time at which a solve met its event, in the type of the user's times, connected to
+    nothing."""
     return torch.tensor(outcome.t, dtype=torch.float64).to(t.detach())
 
 
@@ -29,8 +30,8 @@ def with_event_time(
     """(time, states (2, ...) at the start and at the event) with gradients of the equation
     event_fn(t, y(t)) = 0.
 
-    ``states`` are connected to what they are made of at a fixed time, ``at``. Those gradients are
-    not differentiated again."""
+    ``states`` are connected to whatever they depend on at a fixed time, ``at``. These gradients
+    cannot be differentiated again."""
     refuse("the solution", states)  # an event's time has no tangent
     if not torch.is_grad_enabled():
         return at, states
@@ -120,8 +121,8 @@ class _Moved(torch.autograd.Function):
 
 
 class _Once(torch.autograd.Function):
-    """A gradient that cannot be differentiated again; connected to ``value``, which depends on all
-    that it depends on."""
+    """A gradient that cannot be differentiated again, connected to ``value``, which depends on
+    everything that the gradient depends on."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, value: Tensor) -> Tensor:

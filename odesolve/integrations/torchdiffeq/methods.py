@@ -31,8 +31,7 @@ BY_SCIPY = ("solver", "min_step", "max_step", "norm", "grid_points", "eps")
 
 
 def named(method: str | None) -> str:
-    """The method; dopri5 by default. Raises OdesolveError (a ValueError) for a name that is not
-    known."""
+    """The method; dopri5 by default. Raises OdesolveError (a ValueError) for an unknown name."""
     if method is None:
         return "dopri5"
     if method not in METHODS:
@@ -41,8 +40,7 @@ def named(method: str | None) -> str:
 
 
 def known_options(method: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The options without those that the method does not take, of which a warning tells, as
-    torchdiffeq does."""
+    """The options that the method takes. A warning names the others, as torchdiffeq's does."""
     if method in PAIRS:
         takes = BY_TOLERANCE
     elif method == SCIPY:
@@ -68,7 +66,7 @@ def known_options(method: str, options: Mapping[str, Any] | None) -> dict[str, A
 
 
 def _check_option(name: str, given: Any) -> None:
-    """Raise Refused for a value that is none of its option's kind."""
+    """Raise Refused for a value of the wrong type for its option."""
     try:
         if name in COUNTS:
             whole(name, given, 1)
@@ -98,7 +96,7 @@ def stepper(method: str, options: Mapping[str, Any], system: System) -> GridStep
 def callbacks(
     method: str, func: Callable[..., Any], suffix: str = ""
 ) -> dict[str, Callable[..., Any]]:
-    """The callbacks that func carries, by their names in torchdiffeq; a warning tells of those that
+    """The callbacks that func carries, by their names in torchdiffeq; a warning names those that
     the method cannot call."""
     names = [f"callback_{moment}" for moment in ("step", "accept_step", "reject_step")]
     calls = {name: call for name in names if callable(call := getattr(func, name + suffix, None))}

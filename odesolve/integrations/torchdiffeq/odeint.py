@@ -1,4 +1,4 @@
-"""odeint and odeint_dense, whose solves are recorded by autograd."""
+"""odeint and odeint_dense: autograd records their solves."""
 
 from __future__ import annotations
 
@@ -39,27 +39,25 @@ def odeint(
     every step.
 
     Args:
-        func: called with t, no dimensions and in the real type of y, and y in the form of y0;
+        func: called with t, without dimensions and in the real type of y, and y in the form of y0;
             returns dy/dt. Its methods callback_step, callback_accept_step and
             callback_reject_step(t0, y0, dt) are called where it has them.
         y0: a tensor, or a tuple of tensors of any shapes, of a floating-point or complex type: one
             system, with one step for all of it.
         t: times (n,), rising or falling, kept in float64.
-        rtol, atol: tolerances; numbers, tensors like y0, or for a tuple one for each of its
-            tensors. A step is accepted if the norm of its error, divided by atol + rtol max(|y0|,
-            |y1|), is at most 1.
+        rtol, atol: tolerances; numbers, tensors like y0, or for a tuple one per tensor. A step is
+            accepted if the norm of its error, divided by atol + rtol max(|y0|, |y1|), is at most 1.
         method: dopri5 (default) or another adaptive pair, tsit5, dopri8, bosh3, fehlberg2,
             adaptive_heun; on a grid euler, midpoint, heun2, heun3, rk4 (the 3/8 rule),
             explicit_adams, implicit_adams; implicit_euler, implicit_midpoint, trapezoid, radauIIA3,
             radauIIA5, gl4, gl6, sdirk2, trbdf2; scipy_solver.
-        options: as in torchdiffeq. Besides, of adaptive methods, per_sample=True gives every sample
-            of y0 (B, ...) steps of its own; func gets times (B, 1, ..., 1) then, and the samples
-            that are still running, unless compact=False.
+        options: as in torchdiffeq. In addition, with adaptive methods, per_sample=True gives every
+            sample of y0 (B, ...) steps of its own; func gets times (B, 1, ..., 1) then, and the
+            samples that are still running, unless compact=False.
         event_fn: (t, y) -> tensor; the solve goes from t[0] in the direction of t[1] until an
-            element of it changes its sign or arrives at 0. All zeros within a step are looked for,
-            as ``odesolve.Event`` says, and one that the solution starts from does not count. The
-            search ends after max_num_steps attempts, by default 10 000, or 20 000 steps of one
-            size.
+            element of event_fn changes sign or reaches 0. The search looks for all zeros within a
+            step, as ``odesolve.Event`` says; a zero at the start does not count. The search ends
+            after max_num_steps attempts, by default 10 000, or 20 000 steps of one size.
 
     Returns the states (n, ...) in the form of y0; with event_fn the event's time and the states at
     t[0] and at the event, both with gradients through that time.

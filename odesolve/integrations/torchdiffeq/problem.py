@@ -1,4 +1,4 @@
-"""What a call of odeint asks for, checked at the door and stated as a system."""
+"""The arguments of odeint, checked on entry and stated as a system."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class OdeintProblem:
                 "rtol=0 and atol=0 leave a step no error at all: give one of them above "
                 "0, such as rtol=1e-7"
             )
-        # torchdiffeq's steps of one size take a random function as it is; by tolerance it would
-        # never end.
+        # torchdiffeq's steps of one size accept a random function; a solve by tolerance would never
+        # end.
         warn_of_training(func, "func", noise=self.method not in PAIRS)
         self.f = self.form.right_hand_side(Steady(func) if self.method in PAIRS else func)
         self.closed = self.form.close(y0)
@@ -95,7 +95,7 @@ class OdeintProblem:
         return self.form.open(self.drift.open(y))
 
     def system(self) -> System:
-        """Everything that the engine needs, with gradients where they are recorded."""
+        """Everything that the engine needs, with gradients where autograd records them."""
         return System(
             self.drift,
             self.start,
@@ -140,7 +140,7 @@ class OdeintProblem:
         """Raise ``Failed`` where a solve did not arrive."""
         if not outcome.ok:
             raise Failed(
-                outcome.status, self.form.open(outcome.last), outcome.t, outcome.made, outcome.why
+                outcome.status, self.form.open(outcome.last), outcome.t, outcome.count, outcome.why
             )
 
 

@@ -1,5 +1,5 @@
 """The forms of a state: the user's tensor or tuple of any type, and the real float32 or float64
-tensors that are solved."""
+tensors that the solver works on."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _refuse_loose(y: Tensor) -> None:
 class StateForm:
     """What y0 looks like, and how to get there and back.
 
-    Pieces of a tuple share their widest type. Complex numbers are pairs of real ones; float16 and
-    bfloat16 are kept in float32 between calls of f, which sees its own type.
+    Pieces of a tuple share their widest type. Complex numbers are pairs of real ones. float16 and
+    bfloat16 become float32 between calls of f, which sees its own type.
     """
 
     def __init__(self, y0: Any):

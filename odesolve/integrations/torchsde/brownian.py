@@ -1,5 +1,5 @@
-"""torchsde's Brownian motions, on the library's Brownian tree: values do not depend on what was
-asked before."""
+"""torchsde's Brownian motions, on the library's Brownian tree: values do not depend on earlier
+calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from odesolve.noise.stream_numbers import LEVY
 
 AREAS = ("none", "space-time", "davie", "foster")
 FINEST = 32  # levels of the tree without a tolerance
-ROUNDING = 2.0**-20  # of a time, by which it may lie outside without being told of
+ROUNDING = 2.0**-20  # of a time, by which it may lie outside without a warning
 MIX = 0x9E3779B97F4A7C15  # spreads two numbers over the streams of Levy areas
 
 Scalar = float | Tensor
@@ -32,7 +32,7 @@ Scalar = float | Tensor
 
 @fits
 class BaseBrownian:
-    """What sdeint takes as a Brownian motion: called as bm(ta, tb), with a ``shape`` (B, m) and
+    """What sdeint takes as a Brownian motion: a callable bm(ta, tb) with a ``shape`` (B, m) and
     ``levy_area_approximation``."""
 
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ class BrownianInterval(BaseBrownian):
     """A Brownian motion on [t0, t1]: ``bm(ta, tb)`` is its increment, ``size``.
 
     Args:
-        t0, t1: the interval. Times outside of it are moved to its end, with a warning unless
+        t0, t1: the interval. Times outside are moved to its nearer end, with a warning unless
             rounding explains them.
         size: of an increment, (B, ..., m); () and (B,) are motions in one dimension.
         dtype, device: of the increments; by default torch's type and the CPU. Complex ones are
@@ -69,7 +69,7 @@ class BrownianInterval(BaseBrownian):
         tol: to which times are resolved; 2^-32 of the interval by default.
         levy_area_approximation: "none"; "space-time": also U, the integral of W - W(ta); "davie" or
             "foster": also A, Levy areas of the last dimension, drawn given both. They belong to an
-            interval: the two of its halves do not tell its own.
+            interval: those of its two halves do not determine its own.
         W, H: the increment over [t0, t1], and its space-time area, where they are known.
         dt, pool_size, cache_size, halfway_tree: without effect.
 
@@ -159,17 +159,17 @@ class BrownianInterval(BaseBrownian):
         return min(max(t, self._start), self._end)
 
     def _free_increment(self, a: float, b: float) -> tuple[Tensor, Any]:
-        """Increment and area of the path that nothing is known of; of complex ones both parts have
-        half the variance."""
+        """Increment and area of the unconditioned path; the two parts of complex ones have half the
+        variance each."""
         areas = self.levy_area_approximation != "none"
-        drawn: Any = self._path(a, b, area=True) if areas else (self._path(a, b), None)
+        pair: Any = self._path(a, b, area=True) if areas else (self._path(a, b), None)
         if not self.dtype.is_complex:
-            return drawn
-        w, h = drawn
+            return pair
+        w, h = pair
         return numbers(0.5**0.5 * w), None if h is None else numbers(0.5**0.5 * h)
 
     def _bent(self, a: float, b: float, w: Any, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Increment and area of the path that has the given ones over [t0, t1]: the rest is
+        """Increment and area of the path with the given W and H over [t0, t1]: the rest is
         independent of them."""
         W, H = self._given
         ticks = 2**self._path.tree.depth  # to which the path moves times
@@ -244,7 +244,7 @@ class BrownianPath(_Shifted):
 
 @fits
 class BrownianTree(_Shifted):
-    """A Brownian motion on [t0, t1] from w0, to w1 where it is given; t1 is t0 + 1 by default.
+    """A Brownian motion on [t0, t1] from w0, to w1 unless that is None; t1 is t0 + 1 by default.
 
     The path is a function of ``entropy`` alone, resolved to times of length ``tol``; the other
     arguments have no effect."""
@@ -268,8 +268,7 @@ class BrownianTree(_Shifted):
 
 @fits
 class ReverseBrownian(BaseBrownian):
-    """A Brownian motion seen in -t: over [ta, tb] it has the increment of the other over [-tb,
-    -ta]."""
+    """A Brownian motion in -t: its increment over [ta, tb] is that of the other over [-tb, -ta]."""
 
     def __init__(self, base_brownian: Any):
         self.base_brownian = base_brownian
@@ -354,7 +353,8 @@ def _number(name: str, t: Scalar) -> float:
 
 
 def _check_unused(dt: Scalar | None, tol: float, halfway_tree: bool) -> None:
-    """Raise OdesolveError for what torchsde refuses of arguments that have no effect here."""
+    """Raise OdesolveError for values that torchsde refuses, of arguments that have no effect
+    here."""
     if dt is not None:
         _number("dt", dt)
     if halfway_tree and (tol <= 0.0 or dt is not None):

@@ -1,5 +1,5 @@
-"""An equation in torchsde's form, as the steps of the library call it: states flat (B, D), in
-operations autograd records."""
+"""An equation in torchsde's form, as the steps of the library call it: flat states (B, D), in
+operations that autograd records."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ METHODS = {
     "drift_and_diffusion": "f_and_g",
     "drift_and_diffusion_prod": "f_and_g_prod",
 }
-SMALLEST = 1e-7  # of the diffusion that the difference of two drifts is divided by
+SMALLEST = 1e-7  # of the diffusion that divides the difference of two drifts
 
 
 class EquationForm:
     """Drift and diffusion of ``sde``, whichever of f, g, g_prod, f_and_g and f_and_g_prod it has.
 
     Its methods see t without dimensions, in the type and on the device of the output times, and
-    states (B, ...) of the shape of y0. g is (B, ...) of diagonal noise, else (B, ..., m). With
-    ``logqp`` the state has one more element, the integral of
-    |u|^2 / 2 with g u = f - h. Raises OdesolveError for an equation that lacks what it needs.
+    states (B, ...) of the shape of y0. g is (B, ...) for diagonal noise, otherwise (B, ..., m).
+    With ``logqp`` the state has one more element, the integral of |u|^2 / 2 with g u = f - h.
+    Raises OdesolveError for an equation that lacks what it needs.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class EquationForm:
             self._of = self._of._replace(g_prod=None, f_and_g=None, f_and_g_prod=None)
 
     def flat(self, y: Tensor) -> Tensor:
-        """A state (B, ...) as (B, D), with the zero of a log-ratio where it has one."""
+        """A state (B, ...) as (B, D), with a zero for the log-ratio where the solve has one."""
         out = y.reshape(self.batch, -1)
         if self.logqp:
             return torch.cat([out, out.new_zeros(self.batch, 1)], 1)
@@ -95,7 +95,8 @@ class EquationForm:
         return y.reshape(*y.shape[:-1], *self.shape)
 
     def know(self, times: Sequence[Any]) -> None:
-        """Bring times to the device at once; another one is waited for there."""
+        """Move times to the device in one copy. Any other time makes the host wait for the
+        device."""
         table = torch.tensor(
             [float(t) for t in times], dtype=self.times.dtype, device=self.times.device
         )
@@ -110,8 +111,8 @@ class EquationForm:
         return torch.tensor(float(t), dtype=self.times.dtype, device=self.times.device)
 
     def measure(self, t: Any, y: Tensor, motions: int | None) -> int:
-        """How many Brownian motions a sample has, of which the given path has ``motions``. Raises
-        OdesolveError where f or g do not fit the state."""
+        """The number of Brownian motions per sample; ``motions`` is the number in the user's path.
+        Raises OdesolveError where f or g do not fit the state."""
         if self._of.g is not None or self._of.f_and_g is not None:
             f, g = (
                 self.pair(self.time(t), y)
@@ -173,7 +174,7 @@ class EquationForm:
         return self.pair(t, x)[0]
 
     def matrix(self, t: Any, x: Tensor) -> Tensor:
-        """The diffusion, (B, D) of diagonal noise, else (B, D, m)."""
+        """The diffusion, (B, D) for diagonal noise, otherwise (B, D, m)."""
         t = self.time(t)
         if self._of.g is not None:
             g = self._columns(self._of.g(t, self._in(x)))
@@ -239,7 +240,7 @@ class EquationForm:
         return x
 
     def along_itself(self, t: Any, x: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """g w and sum_k (dg_k/dy) g_k v_k; of diagonal noise an element of g depends on its own
+        """g w and sum_k (dg_k/dy) g_k v_k; with diagonal noise an element of g depends on its own
         element of y alone."""
         if self.noise_type == "additive":
             return self.product(t, x, w), torch.zeros_like(x)
@@ -268,11 +269,11 @@ class EquationForm:
         return _needed(along_columns(g, y, torch.bmm(g, area.to(g.dtype))), x, y)
 
     def correction(self, t: Any, x: Tensor, g: Tensor, circular: bool) -> Tensor:
-        """What Ito's drift loses in Stratonovich's equation, sum_k (dg_k/dy) g_k / 2, for g
-        computed from x with autograd.
+        """Ito's drift minus Stratonovich's, sum_k (dg_k/dy) g_k / 2, for g computed from x with
+        autograd.
 
         A ``circular`` motion is two real ones with g / sqrt 2 and i g / sqrt 2: where g is
-        holomorphic nothing is lost."""
+        holomorphic the correction is zero."""
         take = along if self.diagonal else along_columns
         if not circular:
             return 0.5 * take(g, x, g)
@@ -307,7 +308,8 @@ class EquationForm:
         return out.reshape(self.batch, -1)
 
     def _alike(self, out: Tensor, name: str) -> Tensor:
-        """Complex where the state is. Raises OdesolveError for complex values of a real state."""
+        """A value that is complex where the state is. Raises OdesolveError for complex values of a
+        real state."""
         if out.is_complex() == self.complex:
             return out
         instead = f"give y0 as {out.dtype} numbers, or let it return real ones"
@@ -367,8 +369,8 @@ class Product:
 
 
 def _needed(out: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """A value without the graph that was made for a derivative by y, unless something beside asks
-    for gradients of it."""
+    """A value without the graph for its derivative by y, unless something else needs gradients of
+    it."""
     if torch.is_grad_enabled() and (x is y or any(leaf is not y for leaf in leaves_of(out))):
         return out
     return out.detach()
@@ -378,7 +380,7 @@ Method = Callable[..., Any] | None
 
 
 class _Methods(NamedTuple):
-    """What sde has of drift and diffusion."""
+    """The methods of sde for drift and diffusion."""
 
     f: Method
     g: Method
@@ -409,7 +411,7 @@ def _methods(sde: Any, names: Mapping[str, str] | None) -> _Methods:
 
 
 def _followed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A method of sde, which must not hide from autograd that it depends on y."""
+    """A method of sde that must not hide from autograd how it depends on y."""
     follower = Followed(f"{name} of sde")
 
     def call(t: Tensor, y: Tensor, *rest: Tensor) -> Any:
@@ -427,6 +429,6 @@ def _form(out: Any) -> object:
 
 
 def seconds(times: Tensor) -> list[Any]:
-    """Times as numbers of their own type, in which sums are rounded as the tensor's are."""
+    """Times as numbers of their own type, so that sums round as the tensor's do."""
     wide = times if times.dtype in (torch.float32, torch.float64) else times.float()
     return list(np.asarray(wide.cpu()))

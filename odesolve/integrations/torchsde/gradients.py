@@ -1,4 +1,4 @@
-"""The two ways back of sdeint_adjoint, both with the library's own adjoints."""
+"""The two backward solves of sdeint_adjoint, both with the library's own adjoints."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ BACK = {
 
 @dataclass
 class Walked:
-    """A way back over steps that were made before: ``made`` holds their states at the outputs until
-    they are handed on."""
+    """The backward pass over the steps of an earlier solve: ``states`` holds its states at the
+    outputs until ``forward`` returns them."""
 
     way: WayBack
-    made: list[Tensor]
+    states: list[Tensor]
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        # one that stays here would hold the whole solve, and be held by it
-        return self.made.pop(), ()
+        # a tensor that stays here would form a cycle with the whole solve
+        return self.states.pop(), ()
 
     def backward(
         self,
         y: Tensor,
-        kept: tuple[Tensor, ...],
+        extras: tuple[Tensor, ...],
         grad: Tensor,
         sums: Sums,
     ) -> tuple[Tensor | None, None]:
-        return self.way.backward(y, kept, grad, sums)[0], None
+        return self.way.backward(y, extras, grad, sums)[0], None
 
 
 class Gradients:
@@ -64,14 +64,14 @@ class Gradients:
         _check_back(adjoint_method, problem)
         self.problem = problem
         self.exact = problem.name == REVERSIBLE and adjoint_method in (None, WAY_BACK)
-        self.wanted = GradientTargets((), (), self._params(sde, params), False)
+        self.targets = GradientTargets((), (), self._params(sde, params), False)
 
     def _params(self, sde: Any, params: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
         if not torch.is_grad_enabled():
             return ()
         if params is not None:
             return tuple(p for p in params if p.requires_grad)
-        held = (
+        listed = (
             tuple(p for p in sde.parameters() if p.requires_grad)
             if isinstance(sde, nn.Module)
             else ()
@@ -82,8 +82,8 @@ class Gradients:
             f, moved = form.both(
                 y, self.problem.outputs[0], y.new_ones(form.batch, self.problem.motions)
             )
-        known = {id(p) for p in held}
-        strangers = [p for x in (f, moved) for p in leaves_of(x, held) if id(p) not in known]
+        known = {id(p) for p in listed}
+        strangers = [p for x in (f, moved) for p in leaves_of(x, listed) if id(p) not in known]
         if strangers and isinstance(sde, nn.Module):
             raise OdesolveError(
                 f"f or g use a tensor of shape {tuple(strangers[0].shape)} that requires gradients "
@@ -91,14 +91,14 @@ class Gradients:
                 "adjoint_params=(..., *sde.parameters()) with what f uses, which may be computed "
                 "from it"
             )
-        return (*held, *{id(p): p for p in strangers}.values())
+        return (*listed, *{id(p): p for p in strangers}.values())
 
     def solve(self) -> tuple[Tensor, Values]:
-        """What ``Problem.solve`` returns, connected."""
+        """The result of ``Problem.solve``, connected to y0 and parameters."""
         problem = self.problem
         with torch.no_grad():
             course, states = problem.walk()
-        # weights that were cast here have no gradients, and must not be met again
+        # weights that were cast here have no gradients, and must not be used again
         torch.clear_autocast_cache()
         if len(course.times) == 1:
             return problem.start[None], problem.first()
@@ -109,7 +109,7 @@ class Gradients:
     def _reversible(self, course: Course, states: dict[int, Values]) -> tuple[Tensor, Values]:
         states_needed = [torch.stack([pack(states[k]) for k in course.needed])]
         mode = Walked(self.problem.reversible(course), states_needed)
-        packed = with_gradients(mode, self.wanted, pack(self.problem.first()))
+        packed = with_gradients(mode, self.targets, pack(self.problem.first()))
         row = {k: i for i, k in enumerate(course.needed)}
         ys = course.read(lambda k: self.problem.split(packed[row[k]])[0])
         return ys, self.problem.split(packed[-1])
@@ -122,7 +122,7 @@ class Gradients:
         back = StochasticAdjoint(
             lambda y0: y0, steps, lambda k: problem.noise(*steps[k])[0], self._moved, needed
         )
-        ys = with_gradients(Walked(back, states_needed), self.wanted, problem.start)
+        ys = with_gradients(Walked(back, states_needed), self.targets, problem.start)
         row = {k: i for i, k in enumerate(needed)}
         return course.read(lambda k: ys[row[k]]), states[len(course.times) - 1]
 
@@ -144,7 +144,7 @@ class Gradients:
 
 
 def _check_back(name: str | None, problem: SdeintProblem) -> None:
-    """Raise OdesolveError for a name that no adjoint of this equation goes by."""
+    """Raise OdesolveError where no adjoint of this equation has that name."""
     if name is None or (name == WAY_BACK and problem.name == REVERSIBLE):
         return
     if name not in (*METHODS, WAY_BACK):
@@ -168,5 +168,5 @@ def _check_back(name: str | None, problem: SdeintProblem) -> None:
         raise OdesolveError(
             f"adjoint_method={name!r} solves no adjoint of a {form.calculus} equation with "
             f"{form.noise_type} noise: leave it "
-            "out, the way back is by Heun's method in Stratonovich's calculus whatever it is called"
+            "out, the backward solve is always by Heun's method in Stratonovich's calculus"
         )

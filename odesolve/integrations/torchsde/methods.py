@@ -1,4 +1,4 @@
-"""torchsde's methods, as steps of the library, and what each is for."""
+"""torchsde's methods as steps of the library, and the equations that each solves."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ WAY_BACK = "adjoint_reversible_heun"
 
 @dataclass(frozen=True)
 class SdeintMethod:
-    """A step (None of the reversible Heun method, whose state is more than y), its calculus and
-    kinds of noise, and what it asks of the Brownian motion beside increments: "none", "space-time"
-    or "levy" areas."""
+    """A step (None for the reversible Heun method, whose state is more than y), its calculus and
+    kinds of noise, and what it needs of the Brownian motion besides increments: "none",
+    "space-time" or "levy" areas."""
 
     step: TensorStep | None
     calculi: tuple[str, ...]
@@ -73,7 +73,7 @@ def srk(
     w: Tensor,
     a: Tensor,
 ) -> Tensor:
-    """SRA1 of additive noise, else SRID2 (Rossler 2010)."""
+    """SRA1 for additive noise, otherwise SRID2 (Rossler 2010)."""
     if eq.noise_type == "additive":
         return steps.sra1(eq, y, t, h, w, a)  # type: ignore[arg-type]
     return steps.srid2(_Columns(eq), y, t, h, w, a)  # type: ignore[arg-type]
@@ -113,10 +113,10 @@ METHODS = {
 def choose(
     name: str | None, form: EquationForm, options: dict[str, Any] | None
 ) -> tuple[str, SdeintMethod]:
-    """The method of this name, torchsde's default for the equation without one.
+    """The method of this name; without a name, torchsde's default for the equation.
 
-    Raises OdesolveError for a method that does not solve the equation, and options that it does not
-    have."""
+    Raises OdesolveError for a method that does not solve the equation, and for options that the
+    method does not have."""
     if name is None:
         name = (
             "midpoint"
@@ -133,7 +133,7 @@ def choose(
     if not isinstance(name, str) or name not in METHODS:
         raise unknown("method", name, METHODS)
     method = METHODS[name]
-    # of which both are the same equation
+    # for which both are the same equation
     calculi = CALCULI if form.noise_type == "additive" else method.calculi
     if form.calculus not in calculi or form.noise_type not in method.noises:
         fitting = [
@@ -155,8 +155,8 @@ def choose(
 
 
 def real_motions(name: str, form: EquationForm) -> str:
-    """Why a method asks for real increments of W, "" where complex ones will do: where it has none
-    of their products, which differ from those of a real motion."""
+    """Why a method needs real increments of W. "" where complex ones will do: where the method has
+    no products of increments, which differ from those of a real motion."""
     if not form.complex:
         return (
             "bm has complex increments, and y0 is real: give bm with a real dtype, or a complex y0"

@@ -92,8 +92,8 @@ class SdeintProblem:
         return GivenMotion(path, areas, form.batch), motions
 
     def must_be_steady(self, sde: Any) -> None:
-        """Raise OdesolveError where f or g draw random numbers of their own: the same question is
-        asked again."""
+        """Raise OdesolveError where f or g draw random numbers of their own: each is called twice
+        with the same arguments."""
         w = self.start.new_ones(self.form.batch, self.motions)
         with torch.no_grad():
             t = self.form.time(self.outputs[0])
@@ -107,7 +107,7 @@ class SdeintProblem:
         return w, a
 
     def on(self, course: Course) -> None:
-        """Go on these steps: noise and times are known by them."""
+        """Take these steps: noise and times come from them."""
         self.numbers = {ends: k for k, ends in enumerate(course.steps)}
         self.form.know(course.times)
 
@@ -138,7 +138,7 @@ class SdeintProblem:
         return self.form.pair(t, y)
 
     def split(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A state (B, n) of the reversible Heun method as the four tensors that it is made of."""
+        """A state (B, n) of the reversible Heun method as its four tensors."""
         size = self.start.shape[1]
         rest = packed.shape[1] - 3 * size
         y, z, f, g = packed.split([size, size, size, rest], 1)
@@ -173,7 +173,8 @@ class SdeintProblem:
         return course.read(lambda k: states[k][0]), states[len(course.times) - 1]
 
     def walk(self) -> tuple[Course, dict[int, Values]]:
-        """The steps, and the states that outputs are read from by how many steps have been made."""
+        """The steps, and the states that outputs are read from, by the number of steps before
+        them."""
         if self.control is not None:
             course, states = self.control.solve(self.move, self.first(), self.outputs, self.dt)
             self.on(course)

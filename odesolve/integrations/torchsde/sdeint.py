@@ -18,7 +18,7 @@ from odesolve.integrations.torchsde.methods import REVERSIBLE
 from odesolve.integrations.torchsde.problem import SdeintProblem
 
 Scalar = float | Tensor
-Result = Any  # states, and behind them a log-ratio and the solver's state where they are asked for
+Result = Any  # states, then a log-ratio with logqp and the solver's state with extra
 
 
 @fits
@@ -41,36 +41,36 @@ def sdeint(
     extra_solver_state: Sequence[Tensor] | None = None,
     **unused_kwargs: Any,
 ) -> Result:
-    """Solve the equation of ``sde`` from y0, with every operation recorded by autograd, as
-    ``torchsde.sdeint`` does.
+    """Solve the equation of ``sde`` from y0 as ``torchsde.sdeint`` does; autograd records every
+    operation.
 
     Args:
         sde: has ``noise_type``, ``sde_type`` and methods f(t, y), g(t, y), or g_prod(t, y, v),
-            f_and_g(t, y), f_and_g_prod(t, y, v); t has no dimensions. g returns (B, ...) of
-            diagonal noise, else (B, ..., m).
+            f_and_g(t, y), f_and_g_prod(t, y, v); t has no dimensions. g returns (B, ...) for
+            diagonal noise, otherwise (B, ..., m).
         y0: the first state (B, ...), of any shape, real or complex.
-        ts: rising times of the states that are returned, the first of them y0's.
-        bm: the Brownian motion: a ``BrownianInterval`` or anything that is called as bm(ta, tb); by
-            default noise from torch's generator, of a complex y0 complex and circularly symmetric.
-        method: euler, milstein (``options={"grad_free": True}``: without derivatives), srk of Ito's
-            equations; midpoint, heun, euler_heun, milstein, log_ode, reversible_heun of
+        ts: rising times of the output states; the first is that of y0.
+        bm: the Brownian motion: a ``BrownianInterval`` or any callable bm(ta, tb); by default noise
+            from torch's generator, for a complex y0 complex and circularly symmetric.
+        method: euler, milstein (``options={"grad_free": True}``: without derivatives), srk for
+            Ito's equations; midpoint, heun, euler_heun, milstein, log_ode, reversible_heun for
             Stratonovich's; with additive noise, where both are the same, any of them. By default
-            srk (of general noise euler), or midpoint.
-        dt: length of a step; of an adaptive solve of the first. States between steps are
+            srk (euler for general noise), or midpoint.
+        dt: length of a step; in an adaptive solve, of the first step. States between steps are
             interpolated linearly.
         adaptive, rtol, atol, dt_min: choose steps by comparing each with two halves, see
-            ``stochastic.unrolled.Doubling``. An f or g that draws random numbers is refused then
-            (with steps of ``dt`` dropout in train mode is a warning).
+            ``stochastic.unrolled.Doubling``. An f or g that draws random numbers then raises
+            OdesolveError (with steps of ``dt``, dropout in train mode gives a warning).
         names: of methods, by "drift", "diffusion", "prior_drift", "diffusion_prod",
             "drift_and_diffusion", "drift_and_diffusion_prod".
-        logqp: return the log-ratio of paths to those with the drift h(t, y) as well, over every
+        logqp: also return the log-ratio of the law of paths to that with drift h(t, y), over every
             interval of ts.
-        extra: return the solver's own state at the end as well; ``extra_solver_state`` begins with
-            it.
+        extra: also return the solver's own state at the end, which another call takes as
+            ``extra_solver_state``.
 
     Returns states (T, B, ...); with ``logqp`` then the log-ratios (T - 1, B); with ``extra`` then a
-    tuple of tensors.
-    Raises OdesolveError for what cannot be used, Diverged for an adaptive solve that meets NaN.
+    tuple of tensors. Raises OdesolveError for arguments that cannot be used, Diverged for an
+    adaptive solve that meets NaN.
     """
     _tell(unused_kwargs)
     _check(options, names, adaptive=adaptive, logqp=logqp, extra=extra)
@@ -112,22 +112,23 @@ def sdeint_adjoint(
     extra_solver_state: Sequence[Tensor] | None = None,
     **unused_kwargs: Any,
 ) -> Result:
-    """Solve as ``sdeint`` does and keep no steps for the gradients, as ``torchsde.sdeint_adjoint``
+    """Solve as ``sdeint`` does and store no steps for the gradients, as ``torchsde.sdeint_adjoint``
     does.
 
-    With reversible_heun the gradient is that of the steps, walked back (Kidger et al. 2021). With
-    other methods it is that of the equation, by its adjoint in Stratonovich's calculus, solved back
-    by Heun's method on the same path and steps (Li et al. 2020). The way back takes the steps of
-    the way there, those of an adaptive solve too: ``adjoint_adaptive``, its tolerances and
-    ``adjoint_options`` have no effect but a warning. First derivatives only.
+    With reversible_heun the gradient is that of the discrete steps, which the backward pass
+    retraces (Kidger et al. 2021). With other methods it is that of the equation, by its adjoint in
+    Stratonovich's calculus, which Heun's method solves backwards on the same path and steps (Li et
+    al. 2020). The backward solve takes the steps of the forward one, those of an adaptive solve
+    too: ``adjoint_adaptive``, its tolerances and ``adjoint_options`` have no effect but a warning.
+    First derivatives only.
 
     Args:
-        adjoint_method: by default adjoint_reversible_heun after reversible_heun. Another that
-            torchsde solves the adjoint by gives that of the equation, after reversible_heun with a
-            warning.
+        adjoint_method: by default adjoint_reversible_heun after reversible_heun. Any other of
+            torchsde's adjoint methods gives the gradient of the equation, after reversible_heun
+            with a warning.
         adjoint_params: tensors that get gradients; by default those of the module ``sde``, or all
-            that f and g are found to use. A tensor that f uses and that was computed from others
-            before belongs here.
+            that a call of f and g uses. A tensor that f uses and that was computed from others
+            beforehand belongs here.
 
     Everything else is as in ``sdeint``. Raises OdesolveError also for a tensor that f or g use and
     that would get no gradient."""
@@ -142,7 +143,7 @@ def sdeint_adjoint(
     warn_of_training(sde, "sde", noise=False)
     problem.must_be_steady(sde)
     if adjoint_adaptive:
-        warn("adjoint_adaptive has no effect: the way back takes the steps of the way there")
+        warn("adjoint_adaptive has no effect: the backward solve takes the forward solve's steps")
     if adjoint_options:
         warn(f"adjoint_options={adjoint_options!r} have no effect: leave them out")
     gradients = Gradients(problem, adjoint_method, sde, adjoint_params)
@@ -169,7 +170,7 @@ def _check(options: Any, names: Any, **switches: Any) -> None:
 
 
 def _doubt(problem: SdeintProblem) -> None:
-    """Say what no step can tell: that steps chosen by errors may lead an Euler solve elsewhere
+    """Warn of what no step can detect: adaptive steps may lead an Euler solve to another limit
     (Gaines and Lyons 1997)."""
     if (
         problem.control is not None

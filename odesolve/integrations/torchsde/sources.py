@@ -26,16 +26,16 @@ KNOWN = {
 
 class Source(Protocol):
     """(number of the step, its beginning and end): the increment (B, m), and the area that the
-    method asks for, or None."""
+    method needs, or None."""
 
     def __call__(self, step: int, s: Any, t: Any) -> tuple[Tensor, Tensor | None]: ...
 
 
 class Streams:
-    """Normal numbers of the step's number alone, made again whenever they are asked for; torch's
+    """Normal numbers that depend on the step's number alone, computed anew at every call; torch's
     generator gives the seed.
 
-    Complex ones are circularly symmetric, as torch's are: both parts have half the variance.
+    Complex ones are circularly symmetric, as torch's are: each part has half the variance.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Streams:
 
 
 class GivenMotion:
-    """``bm(ta, tb)`` of torchsde or like it, or a path of this library; its values are seen as (B,
+    """A ``bm(ta, tb)`` like torchsde's, or a path of this library, with values reshaped to (B,
     m)."""
 
     def __init__(self, bm: Any, areas: str, batch: int):
@@ -96,7 +96,7 @@ class GivenMotion:
             )
 
     def motions(self) -> int | None:
-        """How many Brownian motions a sample has, where bm says it. Raises OdesolveError for
+        """The number of Brownian motions per sample, where bm says it. Raises OdesolveError for
         another batch."""
         shape = getattr(self.bm, "shape", None)
         if shape is None:

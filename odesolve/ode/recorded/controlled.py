@@ -40,8 +40,8 @@ TINY = 1e-20  # of the interval: no step is shorter
 
 
 def last_time(like: Tensor) -> float:
-    """Where a search for an event ends: f takes times in the type of the state, whose squares shall
-    be numbers, too."""
+    """The time where a search for an event ends: f takes times in the type of the state, where
+    their squares must be finite, too."""
     return torch.finfo(like.dtype).max ** (1 / 3)
 
 
@@ -63,9 +63,9 @@ class RecordedStep:
 
 
 class Explicit:
-    """The attempts of an embedded pair, of one system; ``end`` is where the present stretch ends
-    and ``jump`` says that f jumps there. The attempt after one that was accepted starts from
-    ``next``, a state and f there."""
+    """The attempts of an embedded pair on one system; ``end`` is the end of the present stretch and
+    ``jump`` says that f jumps there. After an accepted attempt the next one starts from ``next``, a
+    state and f there."""
 
     next: tuple[Tensor, Tensor]
     last: RecordedStep
@@ -106,7 +106,7 @@ class Explicit:
         self.next = (y1, k[-1])
         with torch.no_grad():
             batch.norm.copy_(self._error(self.last))
-            if abs(h) <= self.min_step:  # a shortest step that was asked for is taken as it is
+            if abs(h) <= self.min_step:  # a step of the user's min_step is accepted as it is
                 batch.norm.copy_(
                     batch.norm.where(~batch.norm.isfinite(), batch.norm.clamp_max(1.0))
                 )
@@ -141,7 +141,7 @@ class Explicit:
         return (self.next if bool(batch.state[TOOK, 0]) else self.now)[0].detach()
 
     def keep(self, index: Tensor) -> None:
-        """There is but one system."""
+        """There is only one system."""
 
     def complete(self, step: RecordedStep) -> None:
         """Evaluate the stages of a step that only its dense output needs."""
@@ -154,7 +154,7 @@ class Explicit:
 
     def between(self, step: RecordedStep, theta: Tensor) -> Tensor:
         """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where
-        it is to something."""
+        theta requires gradients."""
         y = step.y0
         k = step.k
         powers = theta[:, None] ** torch.arange(1, len(self.dense[0]) + 1, device=theta.device)
@@ -229,14 +229,14 @@ class SystemWatch:
         self.y.append(method.between(step, (self.reached - start).reshape(1) / step.h))
 
     def look(self, method: Explicit, batch: Batch) -> None:
-        """End the solve at its event, or where it is lost."""
+        """End the solve at its event, or where the event cannot be located."""
         if self.reached is not None:
             batch.state[STATUS] = EVENT
         elif self.search is not None and self.search.lost:
             batch.state[STATUS] = DIVERGED
 
     def keep(self, index: Tensor) -> None:
-        """There is but one system."""
+        """There is only one system."""
 
 
 @dataclass(frozen=True)
@@ -248,8 +248,8 @@ class ControlledSystem:
         first_step, min_step, max_step: lengths; a step of ``min_step`` is accepted whatever its
             error is.
         max_steps: attempts.
-        stops: times that steps end at; ``jumps``: times where f jumps, which steps end at from one
-            side and leave from the other: f gets the neighbouring numbers of the state's type.
+        stops: times where steps end. ``jumps``: times where f jumps; a step ends on one side and
+            the next begins on the other: f gets the neighbouring numbers of the state's type.
         dense: keep all steps.
     """
 
@@ -302,7 +302,7 @@ class ControlledSystem:
         return Batch(system.drift, method.blocks, settings, 0.0, 0.0)
 
     def _leaving(self, system: System, t: float, y: Tensor) -> Tensor:
-        """f where a stretch begins: behind t where f jumps there."""
+        """f where a stretch begins, just after t if f jumps there."""
         clock = system.clock
         at = clock.moment(t, y)
         return system.drift(beside(at, clock.sign) if t in self.jumps else at, y)
@@ -363,7 +363,7 @@ class ControlledSystem:
 
     def _next(self, batch: Batch, method: Explicit, before: float) -> float:
         """The step after one that was cut short by the end of its stretch: no shorter than the one
-        that began the stretch, unless its error asks for that."""
+        that began the stretch, unless its error requires that."""
         h, error = _read(batch.state, H0, NORM)
         c = self.controller
         factor = c.safety * max(error, 1e-10) ** (-1.0 / method.order)

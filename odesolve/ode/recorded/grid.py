@@ -23,8 +23,8 @@ LONGEST = 20_000  # steps towards an event
 
 @dataclass
 class Interval:
-    """A step from t0 to t1, as numbers; ``ends`` are the same as tensors where the grid wants
-    gradients. With ``apart`` f is evaluated next to the ends of the step instead of at them."""
+    """A step from t0 to t1, as numbers; ``ends`` are the same as tensors where the grid requires
+    gradients. With ``apart``, f is evaluated next to the ends of the step instead of at them."""
 
     t0: float
     t1: float
@@ -83,9 +83,9 @@ class Gridded:
 
     Args:
         stepper: the method, fresh for this solve.
-        grid: the points (m,), connected to what they are made of, from the first of the times to
-            the last; or, towards an event, the signed length of a step.
-        interp: how states between the points come about: "linear" or "cubic".
+        grid: the points (m,) from the first of the times to the last, connected to whatever they
+            were computed from; or, towards an event, the signed length of a step.
+        interp: how states between the points are interpolated: "linear" or "cubic".
         apart: f is evaluated next to the ends of steps, as it may jump there.
     """
 
@@ -139,7 +139,7 @@ class Gridded:
         place: int,
     ) -> Tensor:
         clock = system.clock
-        # an output time that wants a gradient gets the slope there
+        # an output time that requires a gradient gets the slope there
         moves = clock.linked and self.interp == "cubic"
         if clock.times[place] == where.t1 and not moves:
             return y1

@@ -17,7 +17,7 @@ from odesolve.ode.linear import Jacobian
 from odesolve.ode.recorded.grid import Interval
 
 Factors = tuple[Tensor, Tensor]  # as torch.linalg.lu_factor gives them
-SLOW = 0.3  # a rate of convergence that asks for new Jacobians
+SLOW = 0.3  # a rate of convergence that calls for new Jacobians
 # in units of the type's resolution: iterations that change less than this have converged
 ROUNDING = 32.0
 
@@ -60,7 +60,7 @@ def _gauss() -> tuple[ImplicitTableau, ...]:
 
 
 def _radau() -> tuple[ImplicitTableau, ...]:
-    """Radau's methods with the node 1, whose last row are the weights."""
+    """Radau's methods with the node 1, where the last row has the weights."""
     third = ((5 / 12, -1 / 12), (3 / 4, 1 / 4))
     fifth = (
         ((88 - 7 * R6) / 360, (296 - 169 * R6) / 1800, (-2 + 3 * R6) / 225),
@@ -95,10 +95,10 @@ IMPLICIT = {t.name: t for t in (*_diagonal(), *_gauss(), *_radau())}
 
 class ImplicitRungeKutta:
     """The stages of a step, all at once by Newton's method with Jacobians that are kept while they
-    serve.
+    are good enough.
 
     First gradients are those of the solution of the equations (the implicit function theorem), by
-    one more iteration that is recorded; they are not differentiated again.
+    one more iteration that autograd records; they cannot be differentiated again.
 
     Args:
         tableau: the method.
@@ -108,7 +108,7 @@ class ImplicitRungeKutta:
     def __init__(self, tableau: ImplicitTableau, iterations: int = 100):
         self.tableau = tableau
         self.iterations = iterations
-        self.kept: tuple[float, Factors] | None = None  # of the last step, and its length
+        self.latest: tuple[float, Factors] | None = None  # of the last step, and its length
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
         """(state after the step, f at the beginning)."""
@@ -156,7 +156,7 @@ class ImplicitRungeKutta:
         blocks = blocks.view(stages, n, stages, n)
         blocks = blocks - h * torch.einsum("ij,ipq->ipjq", a, j)
         lu, pivots = torch.linalg.lu_factor(blocks.reshape(stages * n, stages * n))
-        self.kept = (h, (lu, pivots))
+        self.latest = (h, (lu, pivots))
         return lu, pivots
 
     @torch.no_grad()
@@ -165,12 +165,9 @@ class ImplicitRungeKutta:
         k = f0.expand(len(self.tableau.c), *f0.shape).clone()
         eps = torch.finfo(y.dtype).eps
         last = math.inf
-        same = self.kept is not None and math.isclose(
-            self.kept[0], where.t1 - where.t0, rel_tol=0.01
-        )
-        factors = (
-            self.kept[1] if same and self.kept is not None else self._factors(drift, where, y, k)
-        )
+        latest = self.latest
+        same = latest is not None and math.isclose(latest[0], where.t1 - where.t0, rel_tol=0.01)
+        factors = latest[1] if same and latest is not None else self._factors(drift, where, y, k)
         for _ in range(self.iterations):
             residual = self._residual(drift, where, y, k)
             change = torch.linalg.lu_solve(*factors, residual.reshape(-1, 1)).view_as(k)

@@ -23,12 +23,12 @@ class Adams:
     """Adams-Bashforth, and Adams-Moulton by functional iteration (Hairer, Norsett and Wanner 1993,
     III.1).
 
-    The first two steps are made by the 3/8 rule, then the order rises with the values of f that are
-    there. To gradients of the grid the weights are constants.
+    The 3/8 rule takes the first two steps, then the order rises with the number of stored values of
+    f. For gradients by the grid the weights are constants.
 
     Args:
-        order: the highest order; that of the corrector is the number of values of f, with the one
-            at the end of the step.
+        order: the highest order; that of the corrector is the number of values of f, including the
+            one at the end of the step.
         implicit: correct the prediction.
         iterations: of the corrector, at most; it ends when an iteration changes the step by less
             than the tolerances.
@@ -108,8 +108,8 @@ def adams_weights(nodes: tuple[float, ...], t0: float, t1: float) -> tuple[float
 
 @lru_cache(256)
 def _weights(nodes: tuple[float, ...]) -> tuple[float, ...]:
-    """Of the interval [0, 1]: Lagrange's polynomials by Gauss's quadrature, which is exact for
-    them."""
+    """The weights for the interval [0, 1]: Lagrange's polynomials by Gauss's quadrature, which is
+    exact for them."""
     x, w = np.polynomial.legendre.leggauss(len(nodes) // 2 + 1)
     x = (x + 1) / 2
     w = w / 2

@@ -11,15 +11,16 @@ from odesolve.ode.crossings import INNER, Rows, limit, zeros
 from odesolve.ode.recorded.system import System
 
 States = Callable[[Tensor], Iterable[Tensor]]  # places theta (k,) in a step -> k states (1, ...)
-LONGEST = 10_000  # attempts towards an event, where nobody says how many
+LONGEST = 10_000  # attempts towards an event, unless the user sets their number
 LOST = "The event, or the state at it, is not finite after that."
 ULPS = 4.0  # of the time in the state's type: an event may be off by them
 
 
 class EventSearch:
-    """What is known of an event at the beginning of the step to come: its numbers (m,), and what
-    each must exceed before it counts, as it may be 0 where the solution starts. Where one of them
-    is NaN, or the state at the event is not finite, ``lost`` is true: nothing can be found.
+    """The state of a search at the beginning of the next step: the event's numbers (m,), and the
+    value that each must exceed before it counts, as it may be 0 where the solution starts. Where
+    one of them is NaN, or the state at the event is not finite, ``lost`` is true: the search cannot
+    succeed.
 
     It looks at every step of a solve, in order.
     """

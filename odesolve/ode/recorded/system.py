@@ -1,5 +1,4 @@
-"""What a recorded solve is given: a right-hand side, a first state, times, a norm, and who looks
-on."""
+"""The input of a recorded solve: a right-hand side, a first state, times, a norm and listeners."""
 
 from __future__ import annotations
 
@@ -20,8 +19,8 @@ Callback = Callable[[float, Tensor, float], None]
 
 
 class SystemClock:
-    """Times (n,), kept in float64 whatever t is; moments made of them are connected to t where it
-    wants gradients."""
+    """Times (n,), kept in float64 whatever t is; moments computed from them are connected to t
+    where t requires gradients."""
 
     def __init__(self, t: Tensor):
         self.linked = t.requires_grad and torch.is_grad_enabled()
@@ -56,7 +55,7 @@ def beside(t: Tensor, sign: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who is told of a step before it is tried, and after it was accepted or rejected."""
+    """Callbacks before a step is tried, and after it was accepted or rejected."""
 
     step: Callback | None = None
     accept: Callback | None = None
@@ -69,14 +68,14 @@ class System:
 
     Args:
         drift: the right-hand side, of one system.
-        y0: the first state (1, ...), connected to what it is made of.
+        y0: the first state (1, ...), connected to whatever it was computed from.
         clock: the times of the output.
         rtol, atol: tolerances of the error.
         norm: of a state in the user's form, errors divided by their tolerances; None for the root
             mean square.
         event: (time without dimensions, state (1, ...)) -> numbers (m,): the solve ends where one
-            of them changes its sign. The last of the times is only a direction then.
-        listeners: who is told of every step.
+            of them changes its sign. The last of the times then only gives the direction.
+        listeners: callbacks for every step.
     """
 
     drift: Drift
@@ -120,15 +119,15 @@ class System:
 
 @dataclass
 class Outcome:
-    """What a solve leaves: states (n, 1, ...) at the times, or at the first one and the event; the
-    last finite state in the form of y0, its time, and how the solve ended, in the words of
-    ``Solution``; how many steps it made; why it failed; all steps where they were asked for."""
+    """The result of a solve: states (n, 1, ...) at the times, or at the first one and the event;
+    the last finite state in the form of y0, its time, and how the solve ended, in the words of
+    ``Solution``; the number of steps; why it failed; all steps with ``dense``."""
 
     y: Tensor
     last: Any
     t: float
     status: str
-    made: int = 0
+    count: int = 0
     why: str = ""
     steps: list[Any] = field(default_factory=list)
 
