@@ -151,7 +151,7 @@ def raise_misread(
     if not isinstance(t, Tensor):
         return
     names = ("t", "y") if at == 1 else ("x", "t")
-    shapes = " and ".join(
+    together = " and ".join(
         f"{name} of shape {shapes(v)}" for name, v in zip(names, ours, strict=False)
     )
     arguments = ", ".join((*names, *(f"{name}=" for name in named)))
@@ -166,7 +166,7 @@ def raise_misread(
         loose = _loose(named) if "must be tensor" in line.lower() else ""
         why = loose or f"{more}, and nothing else is given"
     raise OdesolveError(
-        f"{what} failed ({line}): it is called as {called}, with {shapes}; {why}"
+        f"{what} failed ({line}): it is called as {called}, with {together}; {why}"
     ) from error
 
 

@@ -19,7 +19,8 @@ def check_executor(executor: object) -> None:
     """Raise OdesolveError for what runs no programs."""
     if executor is None:
         return
-    if isinstance(executor, type) or not hasattr(executor, "run"):
+    method = getattr(executor, "run", None)
+    if isinstance(executor, type) or not callable(method):
         raise OdesolveError(
             f"executor={short(executor)}: give an object with run and cast, such as ode.Window() "
             "or ode.Graph(model, like), or None for the loop"
@@ -30,10 +31,10 @@ def check_executor(executor: object) -> None:
             "own: give its class cast = False, or True for a buffer beside the state"
         )
     try:
-        inspect.signature(executor.run).bind(*range(5))
+        inspect.signature(method).bind(*range(5))
     except TypeError:
         raise OdesolveError(
-            f"{type(executor).__name__}.run takes {inspect.signature(executor.run)}: let it take "
+            f"{type(executor).__name__}.run takes {inspect.signature(method)}: let it take "
             "(program, x, keys=None, model=None, tick=None)"
         ) from None
 
