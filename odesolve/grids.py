@@ -348,6 +348,9 @@ def rule_named(name: str, known: Mapping[str, Grid]) -> Grid:
     return known[plain(name)]
 
 
+found = rule_named  # its name before 0.2
+
+
 def is_listed(grid: object) -> bool:
     """Whether a grid is a list of times, which has its own number of steps."""
     return isinstance(grid, Listed) or not (grid is None or isinstance(grid, str | Grid))

@@ -19,5 +19,5 @@ def registries_as_they_were() -> Iterator[None]:
         yield
     finally:
         for table, entries in zip(TABLES, before, strict=True):
-            for name in table.keys() - entries.keys():
-                del table[name]
+            table.clear()
+            table.update(entries)

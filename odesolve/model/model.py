@@ -193,6 +193,12 @@ class Model:
         where the network is spread over ranks."""
         return self.network.sharing(*rows)
 
+    def shared(self, call: Callable[..., Sequence[Tensor]], *rows: Tensor) -> list[Tensor]:
+        """``call(*rows)``, whose answers hold a row for each of the rows: ``sharing`` as a call, as
+        it was before 0.2."""
+        with self.sharing(*rows) as share:
+            return share.join(call(*share.rows))
+
     def settled(self) -> Model:
         """A copy whose conditions lie in memory of their own, for a captured graph that reads them
         where they are."""
@@ -207,6 +213,8 @@ class Model:
     def own_tensors(self) -> list[Any]:
         """The tensors that it was given besides those of the network."""
         return [*self.network.own_tensors, *map(vars, self.functions.values())]
+
+    held = own_tensors  # its name before 0.2
 
     @property
     def parts(self) -> dict[str, Any]:
