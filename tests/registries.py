@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from odesolve.paths.registry import KINDS, TYPED
 from odesolve.solvers import REGISTRY
 
-TABLES = (KINDS, TYPED, REGISTRY)
+TABLES = (KINDS, TYPED, REGISTRY, REGISTRY.special)
 
 
 @contextmanager
