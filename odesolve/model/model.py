@@ -27,7 +27,7 @@ from odesolve.model.predictions import Coefficients, parameter_dtype
 from odesolve.model.reading_text import default_time
 from odesolve.model.settling import settle
 from odesolve.model.text import typed_model
-from odesolve.paths import Path, no_path, prediction_named
+from odesolve.paths import Path, check_functions, no_path, prediction_named
 
 
 def _of_network(name: str, doc: str) -> Any:
@@ -109,6 +109,7 @@ class Model:
         check_network(net, time)
         if not isinstance(path, Path):
             raise no_path(path)
+        check_functions(path)
         predicts = prediction_named(predicts)
         if input_scale not in (None, "edm", "unit"):
             raise unknown("input_scale", input_scale, ("edm", "unit"))
