@@ -92,4 +92,7 @@ def __getattr__(name: str) -> object:
     # torch.distributed takes its time, too
     if name in ("distributed", "jobs", "objectives", "training"):
         return importlib.import_module(f"odesolve.{name}")
+    # once reached without an import of its own, as ``ode.keys``
+    if (old := f"odesolve.{name}") in aliases.MOVED:
+        return importlib.import_module(old)
     raise AttributeError(f"module 'odesolve' has no attribute {name!r}")

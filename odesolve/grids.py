@@ -1,5 +1,4 @@
-"""Time grids: n + 1 times from the noise end of a path to its data end, strictly monotone for every
-n from 1 to 1000."""
+"""Time grids: n + 1 times from the noise end of a path to its data end, strictly monotone."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ from odesolve.paths.snapping import snapped
 
 MAX_STEPS = 100_000
 # How far a time may lie beyond an end of its path and be moved to it: in log-SNR as published lists
-# and tables made in float32 do, in time (of the path's range) by rounding, and by more where the
-# list itself is in half precision.
+# in float32 do, in time (of the path's range) by rounding, by more where the list is in half.
 LOG_SNR = 1e-4
 ROUNDING = 1e-6
 FLOAT32 = 2.0**-22  # an end itself, written in float32
@@ -323,8 +321,7 @@ NAMED: dict[str, Grid] = {
 
 @fits
 def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
-    """The grid rule for a name, a rule, or a list of times. Raises OdesolveError for an unknown
-    name."""
+    """The rule for a name, a rule, or a list of times. Raises OdesolveError for an unknown name."""
     if isinstance(grid, Grid):
         return grid
     if isinstance(grid, str):
@@ -346,6 +343,9 @@ def rule_named(name: str, known: Mapping[str, Grid]) -> Grid:
     if plain(name) not in known:
         raise unknown_grid(name, known)
     return known[plain(name)]
+
+
+found = rule_named  # its name before 0.2
 
 
 def is_listed(grid: object) -> bool:

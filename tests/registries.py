@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from odesolve.paths.registry import KINDS, TYPED
 from odesolve.solvers import REGISTRY
 
-TABLES = (KINDS, TYPED, REGISTRY)
+TABLES = (KINDS, TYPED, REGISTRY, REGISTRY.special)
 
 
 @contextmanager
@@ -19,5 +19,5 @@ def registries_as_they_were() -> Iterator[None]:
         yield
     finally:
         for table, entries in zip(TABLES, before, strict=True):
-            for name in table.keys() - entries.keys():
-                del table[name]
+            table.clear()
+            table.update(entries)

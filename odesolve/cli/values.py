@@ -185,7 +185,14 @@ def _module(where: str) -> Any:
 def path_named(name: str) -> Path:
     """The path of this name, or of ``package.module:name``: a path, its class, or a function that
     returns one. Raises OdesolveError otherwise."""
-    if ":" in name and name.lower() not in paths.TYPED:
+    if "(" in name:
+        module = name.partition(":")[0] if ":" in name else "file.py"
+        call = name.rpartition(":")[2]
+        raise OdesolveError(
+            f"{name!r}: parameters of a path are not typed: write mine = {call} into the module, "
+            f"and give {module}:mine"
+        )
+    if ":" in name and name not in paths.TYPED:
         return _loaded(name, Expected(Path, "path", "a path such as ode.paths.VP()", PATH))
     return paths.path_named(name)
 

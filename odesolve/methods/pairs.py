@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from odesolve.doors.values import whole
 from odesolve.methods.tableaus import Row, Tableau, elementary_weights, weigh
 
 
@@ -30,8 +31,9 @@ class Pair(Tableau):
         extra: (c, row of a) of each stage that only the dense output needs, rows over the stages
             before it.
 
-    Raises ValueError if a stage count is wrong, if an order condition of the method fails, or if an
-    estimate does not vanish as its order requires.
+    Raises OdesolveError if ``error_order`` is no whole number of at least 1, and ValueError if a
+    stage count is wrong, if an order condition of the method fails, or if an estimate does not
+    vanish as its order requires.
     """
 
     error: Row = ()
@@ -46,6 +48,7 @@ class Pair(Tableau):
 
     def __post_init__(self):
         super().__post_init__()
+        whole(f"pair {self.name}: error_order", self.error_order, 1)
         object.__setattr__(self, "error", tuple(map(float, self.error)))
         object.__setattr__(self, "dense", tuple(tuple(map(float, row)) for row in self.dense))
         stages = self.stages + 1
@@ -53,6 +56,11 @@ class Pair(Tableau):
             raise ValueError(
                 f"pair {self.name}: an error estimate needs {stages} weights, one per stage and one "
                 "for f(t1, y1)"
+            )
+        if not any(self.error):
+            raise ValueError(
+                f"pair {self.name}: the weights of its error are all 0, so no step would ever be "
+                "too long: give those of the method less the embedded one"
             )
         if self.dense and len(self.dense) != stages + len(self.extra):
             raise ValueError(

@@ -27,7 +27,7 @@ from odesolve.model.predictions import Coefficients, parameter_dtype
 from odesolve.model.reading_text import default_time
 from odesolve.model.settling import settle
 from odesolve.model.text import typed_model
-from odesolve.paths import Path, no_path, prediction_named
+from odesolve.paths import Path, check_functions, no_path, prediction_named
 
 
 def _of_network(name: str, doc: str) -> Any:
@@ -109,6 +109,7 @@ class Model:
         check_network(net, time)
         if not isinstance(path, Path):
             raise no_path(path)
+        check_functions(path)
         predicts = prediction_named(predicts)
         if input_scale not in (None, "edm", "unit"):
             raise unknown("input_scale", input_scale, ("edm", "unit"))
@@ -193,6 +194,12 @@ class Model:
         where the network is spread over ranks."""
         return self.network.sharing(*rows)
 
+    def shared(self, call: Callable[..., Sequence[Tensor]], *rows: Tensor) -> list[Tensor]:
+        """``call(*rows)``, whose answers hold a row for each of the rows: ``sharing`` as a call, as
+        it was before 0.2."""
+        with self.sharing(*rows) as share:
+            return share.join(call(*share.rows))
+
     def settled(self) -> Model:
         """A copy whose conditions lie in memory of their own, for a captured graph that reads them
         where they are."""
@@ -207,6 +214,8 @@ class Model:
     def own_tensors(self) -> list[Any]:
         """The tensors that it was given besides those of the network."""
         return [*self.network.own_tensors, *map(vars, self.functions.values())]
+
+    held = own_tensors  # its name before 0.2
 
     @property
     def parts(self) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from odesolve.errors import OdesolveError
 from odesolve.names.classes import CLASSES, CONFIG, LACKING_CLASSES, checked, schedule_of, spaced
 from odesolve.names.reading import row_named, schedule_named, spelled, split
 from odesolve.names.table import AUTOMATIC, LACKING_LABELS, LACKING_SAMPLERS, ROWS, NameRow, one
+from odesolve.solvers import REGISTRY
 
 WORDS = {"one": one}  # what a config of the table holds that is no literal
 LABELS = frozenset(row.label for row in ROWS if row.label)
@@ -43,6 +45,18 @@ def understood(name: str, given: Mapping[str, Any], steps: int | None = None) ->
         or _function(text, given)
         or _class(text, given, steps)
     )
+
+
+def known_as(name: str) -> str | None:
+    """The solver that a name of another program is read as; None for others."""
+    try:
+        sampler = understood(name, {})
+    except OdesolveError:  # known there, and without an equal here
+        return None
+    return None if sampler is None else sampler.solver
+
+
+REGISTRY.elsewhere = known_as
 
 
 def all_names() -> Iterator[str]:

@@ -35,6 +35,7 @@ from odesolve.objectives.draws import (
     mask_for,
     mean_square,
 )
+from odesolve.objectives.draws import seen as seen  # a name that was reached here before 0.2
 from odesolve.objectives.matching import Coupling, Terms
 from odesolve.objectives.weights import function
 from odesolve.paths import Flipped, Linear, Path

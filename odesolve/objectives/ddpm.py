@@ -204,6 +204,8 @@ class VariationalBound:
             )
         return index, normal_for(x, noise, generator)
 
+    drawn = draw  # its name before 0.2
+
     def at(
         self,
         model: Model,

@@ -91,6 +91,9 @@ def can_look(value: Tensor) -> bool:
     return value.is_cpu and not torch.compiler.is_compiling()
 
 
+seen = can_look  # its name before 0.2
+
+
 def check_finite(t: Tensor, finite: Tensor, what: str) -> None:
     """Raise OdesolveError at times (B,) at which something is infinite.
 

@@ -343,6 +343,9 @@ def draw_times(law: Any, n: int, path: Path, generator: torch.Generator | None =
     return _time(_index(t, path) / path.training_steps, path)
 
 
+drawn = draw_times  # its name before 0.2
+
+
 @fits
 def relative(law: Any, t: Tensor, path: Path) -> Tensor:
     """The density of a law at times relative to the uniform one; on a table the probability

@@ -7,6 +7,7 @@ from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.files import Text, shaped
 from odesolve.paths.base import PREDICTIONS, SPEC, Flipped, Path, Point, prediction_named
+from odesolve.paths.derivatives import check_functions
 from odesolve.paths.diffusion import EDM, VE, VP, Cosine, SubVP
 from odesolve.paths.discrete import Discrete
 from odesolve.paths.flow import Linear, Trig
@@ -27,6 +28,7 @@ __all__ = [
     "Point",
     "SubVP",
     "Trig",
+    "check_functions",
     "from_spec",
     "no_path",
     "path_named",

@@ -14,7 +14,7 @@ from torch import Tensor
 from odesolve.doors.annotations import meant
 from odesolve.doors.values import real, row
 from odesolve.doors.words import fits_as
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import OdesolveError, short, unknown
 from odesolve.files import Door, Number, shaped
 from odesolve.paths.registry import check_kind, join, name_of
 
@@ -215,6 +215,14 @@ class Path:
                 f"the path {type(self).__name__} keeps {', '.join(loose)} and has no such field: "
                 "make the class a @dataclass(frozen=True) with its parameters as fields"
             )
+        values = {name: getattr(self, name) for name in sorted(fields)}
+        for name, value in values.items():
+            if not _written(value):
+                raise OdesolveError(
+                    f"the path {type(self).__name__} keeps {name}={short(value)}, and files hold "
+                    "its parameters as finite numbers: give a number, or define spec() and the "
+                    "classmethod from_parameters, which write and read it another way"
+                )
         return {"name": self.registered, **dataclasses.asdict(self)}
 
     @classmethod
@@ -372,6 +380,15 @@ class Flipped(Path, typed=False):
 
     def spec(self) -> dict:
         return {"name": "Flipped", "base": self.base.spec()}
+
+
+def _written(value: object) -> bool:
+    """Whether a parameter is a number that a file gives back: those that ``Number`` reads."""
+    try:
+        shaped(value, Number, SPEC)
+    except OdesolveError:
+        return False
+    return isinstance(value, (int, float))
 
 
 def check_numbers(path: Path, **limits: float) -> None:

@@ -3,7 +3,7 @@ plan files and the command line know it by."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from odesolve.doors.words import fits
@@ -14,6 +14,11 @@ FAMILIES = ("preserving", "exploding", "flow")
 PAIRS = {
     "dalpha": ("f", "the time derivative of alpha"),
     "dsigma": ("g2", "the time derivative of sigma"),
+}
+# What each scale decides: a class that writes the scale anew must write these, too.
+FOLLOWING = {
+    "alpha": ("dalpha", "f", "g2", "lam", "t_of_lam"),
+    "sigma": ("dsigma", "g2", "lam", "t_of_lam"),
 }
 HOME = "odesolve.paths."
 # Classes by the name in a file, and what makes a path of default parameters by the name that a
@@ -28,7 +33,12 @@ def name_of(kind: type, given: str | None) -> str:
     if given is not None:
         if not isinstance(given, str) or not given.strip():
             raise OdesolveError(f"name={given!r} of the path {kind.__name__}: give a name")
-        return given
+        if ":" in given:
+            raise OdesolveError(
+                f"name={given!r} of the path {kind.__name__}: a colon stands between a module and "
+                "a class, so give a name without one, or none"
+            )
+        return given.strip()
     if kind.__module__.startswith(HOME):
         return kind.__name__
     return f"{kind.__module__}:{kind.__qualname__}"
@@ -36,7 +46,8 @@ def name_of(kind: type, given: str | None) -> str:
 
 def check_kind(kind: type, base: type, own: Mapping[str, Any]) -> None:
     """Raise OdesolveError for a class that cannot be a path: of a family that there is not, or
-    without one of two functions that the base class computes from each other."""
+    without one of two functions that the base class computes from each other, or with functions
+    that its parent wrote for another alpha or sigma."""
     family = own.get("family")
     if isinstance(family, str) and family not in FAMILIES:
         raise unknown(f"family of the path {kind.__name__}", family, FAMILIES)
@@ -49,24 +60,55 @@ def check_kind(kind: type, base: type, own: Mapping[str, Any]) -> None:
                 f"the path {kind.__name__} has neither {first}(t) nor {second}(t), and each is "
                 f"computed from the other: define one of them, such as {first}(t), {meaning}"
             )
+    for scale, others in FOLLOWING.items():
+        _check_following(kind, base, scale, others)
+
+
+def _check_following(kind: type, base: type, scale: str, others: Sequence[str]) -> None:
+    """Raise OdesolveError for functions that a class inherits from one with another scale."""
+    ours = {getattr(base, scale), getattr(kind, scale)}
+    inherited = {}
+    for name in others:
+        writer = next(c for c in kind.__mro__ if name in vars(c))
+        if getattr(writer, scale, getattr(base, scale)) not in ours:
+            inherited[name] = f"{name} of {writer.__name__}"
+    if inherited:
+        general = [f"{name} = Path.{name}" for name in inherited if name != "t_of_lam"]
+        computed = f", or let the base class compute it: {', '.join(general)}" if general else ""
+        raise OdesolveError(
+            f"the path {kind.__name__} has another {scale}(t) than its parents, and inherits "
+            f"{', '.join(inherited.values())}, which belong to theirs: define each of them for "
+            f"this {scale}(t){computed}"
+        )
 
 
 def join(kind: type, name: str, typed: bool) -> None:
     """Register a class. A class that is made again, as in a notebook, replaces the one before.
 
     Raises OdesolveError for a name that another class has."""
-    there = KINDS.get(name)
-    if there is not None and _origin(there) != _origin(kind):
-        raise OdesolveError(
-            f"the name {name!r} is that of the path {':'.join(_origin(there))}: give "
-            f"{kind.__name__} another name="
-        )
+    for there in _same_name(name):
+        if _origin(there) != _origin(kind):
+            raise OdesolveError(
+                f"the name {name!r} is that of the path {':'.join(_origin(there))}, in any case: "
+                f"give {kind.__name__} another name="
+            )
     KINDS[name] = kind
     if typed:
-        TYPED[name.lower()] = kind
+        TYPED[_typed(name)] = kind
 
 
-def _origin(kind: type) -> tuple[str, str]:
+def _same_name(name: str) -> list[Any]:
+    """The classes, and what else makes a path, of the name as it is typed: in any case."""
+    known = [*KINDS.items(), *TYPED.items()]
+    return [there for other, there in known if _typed(other) == _typed(name)]
+
+
+def _typed(name: str) -> str:
+    """A name as it is looked up; two classes of a module may differ by case alone."""
+    return name if ":" in name else name.lower()
+
+
+def _origin(kind: Any) -> tuple[str, str]:
     return kind.__module__, kind.__qualname__
 
 
@@ -75,9 +117,9 @@ def path_named(name: str) -> Any:
     """The path of this name, in any case, with its default parameters.
 
     Raises OdesolveError for other names, and for a class that needs parameters."""
-    factory = TYPED.get(name.lower())
+    factory = TYPED.get(_typed(name))
     if factory is None:
-        raise unknown("path", name, TYPED)
+        raise unknown("path", name, (*TYPED, "package.module:MyPath"))
     try:
         return factory()
     except TypeError as e:

@@ -14,7 +14,7 @@ from odesolve.doors.values import switch
 from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, PlanError, short
 from odesolve.methods.tableaus import Tableau
-from odesolve.paths import Path, from_spec, no_path
+from odesolve.paths import Path, check_functions, from_spec, no_path
 from odesolve.planning.labels import check_grid, parse_label, rule_of
 from odesolve.plans.path import check_direction, check_path
 from odesolve.plans.plan import Plan, read_plan
@@ -135,6 +135,7 @@ def _plan(
     tree: bool,
     options: tuple[tuple[str, object], ...],
 ) -> Plan:
+    check_functions(path)
     times = grids.make(rule, path, steps, snap)
     if reverse:
         check_direction(path, times, reverse)

@@ -127,9 +127,8 @@ def _cheap(name: str, afs: bool = False) -> str:
     """The label of a solver without extra evaluations for its start: at few steps they cost more
     than they give."""
     entry = solvers().find(name)
-    options: dict[str, Any] = (
-        {"start": "ramp"} if "start" in entry.options and entry.starters else {}
-    )
+    # what it declares for loops from outside takes one call per step from the first one on
+    options = dict(entry.outside.options) if entry.starters else {}
     return solver_label(name, {**options, "afs": True} if afs else options)
 
 

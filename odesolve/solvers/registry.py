@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from odesolve.doors.annotations import count, meant, text
 from odesolve.doors.values import real, switch, whole
-from odesolve.errors import OdesolveError, PlanError, UnknownOption, unknown
+from odesolve.errors import OdesolveError, PlanError, UnknownOption, plain, unknown
 from odesolve.solvers.families import COLOURS, Family
 from odesolve.solvers.outside import PLAIN, Outside
 
 # Options that are numbers of at least 0, and those that may be infinite.
 LEVELS = ("eta", "tau", "s_noise", "s_churn", "s_tmin", "s_tmax", "floor", "snr", "step", "r")
 BOUNDS = ("s_tmax", "s_churn")
+# What a name may be: a text is read in any case and with options in brackets, and has to find it.
+SPELLING = re.compile("[a-z][a-z0-9_]*")
 # The grid that suits a solver, on a path of diffusion, unless its registration names another.
 SUITS = {"rho": "vp_time(2,merged)"}
 OTHERWISE = "karras"
@@ -50,8 +53,11 @@ class Solver:
     grid: str = ""
     baseline: int = 0
     outside: Outside = field(default=PLAIN, repr=False, compare=False)
+    # of the function, which need not be hashable: plans are kept by it, and another one has its own
+    function: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "function", id(self.write))
         if not self.family:
             object.__setattr__(self, "family", self.name)
         if not self.grid:
@@ -99,11 +105,42 @@ def check_option(label: str, name: str, given: Any, default: Any) -> None:
 
 class Registry(dict[str, Solver]):
     """Solvers by name; prints as a table. ``special`` holds those for special kinds of networks,
-    which ``find`` knows as well."""
+    which ``find`` knows as well. ``elsewhere`` says which solver a name of another program is read
+    as, None for other names; ``odesolve.names`` puts it here."""
 
     def __init__(self) -> None:
         super().__init__()
         self.special: dict[str, Solver] = {}
+        self.elsewhere: Callable[[str], str | None] = lambda name: None
+
+    def is_free(self, name: str) -> bool:
+        """Whether no solver has this name, here or in another program."""
+        return name not in self and name not in self.special and self.elsewhere(name) is None
+
+    def join(self, entry: Solver, special: bool) -> None:
+        """Register a solver. A function that is made again, as in a notebook, replaces the one
+        before.
+
+        Raises OdesolveError for a name that another function has or that other programs know as
+        another solver, and for options for loops from outside that the solver does not take."""
+        there = self.get(entry.name) or self.special.get(entry.name)
+        if there is None:
+            _check_free(entry.name, self.elsewhere(entry.name))
+        elif _origin(there.write) != _origin(entry.write):
+            raise OdesolveError(
+                f"the name {entry.name!r} is that of the solver {':'.join(_origin(there.write))}, "
+                "and only the same function of the same module, made again, replaces it: give "
+                f"{':'.join(_origin(entry.write))} another name, such as 'my_{entry.name}'"
+            )
+        try:
+            entry.check_options(dict(entry.outside.options))
+        except OdesolveError as error:
+            raise OdesolveError(
+                f"Outside(options={dict(entry.outside.options)}): {error}"
+            ) from None
+        here, other = (self.special, self) if special else (self, self.special)
+        other.pop(entry.name, None)
+        here[entry.name] = entry
 
     def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
         """Name, order, evaluations per step, clock, source: one row per solver, as text."""
@@ -147,6 +184,34 @@ class Registry(dict[str, Solver]):
 REGISTRY = Registry()
 
 
+def _origin(write: Any) -> tuple[str, str]:
+    """The module and the name of the function that writes the plan."""
+    function = inspect.unwrap(getattr(write, "func", write))
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    return str(kind.__module__), kind.__qualname__
+
+
+def _check_free(name: str, known_as: str | None) -> None:
+    if known_as not in (None, name):
+        raise OdesolveError(
+            f"the name {name!r} is another program's for the solver {known_as!r}, and is read as "
+            f"that: give another one, such as 'my_{name}'"
+        )
+
+
+def _name(label: str, given: Any) -> None:
+    """The check of a name of a solver."""
+    if isinstance(given, str) and SPELLING.fullmatch(given):
+        return
+    near = re.sub("[^a-z0-9]+", "_", plain(str(given)).replace("+", "p")).strip("_0123456789")
+    near = near if near and REGISTRY.is_free(near) else f"my_{near or 'solver'}"
+    raise OdesolveError(
+        f"{label}={given!r}: a solver is found in any case and with options in brackets, so its "
+        "name has lower-case letters, digits and underscores, the first a letter: give "
+        f"{near!r}"
+    )
+
+
 def _family(label: str, given: Any) -> None:
     if not isinstance(given, Family) and not (isinstance(given, str) and given.strip()):
         raise OdesolveError(f"{label}={given!r}: give the name of a family, such as 'UniPC'")
@@ -161,7 +226,7 @@ def _outside(label: str, given: Any) -> None:
     order=count(0),
     evaluations=count(),
     starters=count(0),
-    name=text("mine"),
+    name=_name,
     source=text("Song et al. 2021"),
     family=_family,
     grid=text("karras"),
@@ -187,7 +252,9 @@ def solver(
     fixed options.
 
     Args:
-        name: its name in ``ode.plan`` and ``ode.sample``.
+        name: its name in ``ode.plan`` and ``ode.sample``: lower-case letters, digits and
+            underscores. A name that is taken is replaced only by the same function of the same
+            module, as when a cell of a notebook runs again.
         order: its order of convergence.
         evaluations: network evaluations per step.
         source: where it was published.
@@ -223,7 +290,7 @@ def solver(
             baseline=baseline,
             outside=outside,
         )
-        (REGISTRY.special if special else REGISTRY)[name] = entry
+        REGISTRY.join(entry, special)
         return write
 
     return register

@@ -71,3 +71,14 @@ def test_example(file, tmp_path):
     status, told = runner.run(file, SHORTER.get(file.name, []), tmp_path)
     assert status == 0, told
     assert not PROGRESS.sub("", told)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [pytest.param(*b, id=str(b[0])) for b in blocks(ROOT / "docs/extending.md")]
+)
+def test_what_one_extends_is_a_block_to_copy(line, code):
+    """Each block of the page stands alone: it imports what it uses of the library."""
+    for name in ("ode", "torch"):
+        assert (re.search(rf"\b{name}\.", code) is None) or re.search(
+            rf"^import (.* as )?{name}$", code, re.M
+        )

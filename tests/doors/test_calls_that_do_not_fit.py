@@ -39,7 +39,7 @@ NOT_TYPED = named("""
     Bound Chains Check Diverged LogProb OdesolveError PlanError SDESolution Sample Solution Point Writer AutoProbes
     Terms BridgeTerms ContinuousTerms GuidedTerms FlowMapTerms Stage Straightness Balance ReflowRound BridgeRound History NotFinite
     StepOutput Denoiser Failed Refused Estimator Probes Field Law Path Grid no_path unknown_grid prediction_named
-    rule_named is_listed times_of count make inside name_of check_end check_teacher check_solver check_even runge_kutta
+    rule_named found check_functions is_listed times_of count make inside name_of check_end check_teacher check_solver check_even runge_kutta
     ddim two_steps default weigh elementary_weights open_at_end describe
 """)
 WARNS = {"sdeint", "sdeint_adjoint"}  # of unknown keywords, as torchsde does

@@ -142,6 +142,12 @@ def test_the_command_line_knows_names(outside, capsys):
         ("no_such_module:Bent", "No module named"),
         (":Bent", "names no path: give package.module:MyPath"),
         ("bend", "unknown path 'bend'"),
+        ("other", "package.module:MyPath"),
+        (
+            "own_paths:Bent(power=1.5)",
+            "write mine = Bent(power=1.5) into the module, and give own_paths:mine",
+        ),
+        ("vp(beta_max=10)", "write mine = vp(beta_max=10) into the module, and give file.py:mine"),
     ],
 )
 def test_the_command_line_refuses_others(module, typed, message, capsys):
@@ -215,3 +221,124 @@ def test_a_path_that_hides_a_parameter_is_refused(outside):
     mine = type("Mine", (paths.Path,), {**FULL, "__init__": init})
     with pytest.raises(ode.OdesolveError, match=r"path Mine keeps k .*@dataclass\(frozen=True\)"):
         ode.plan("ddim", mine(2), grid=[0.9, 0.5, 0.1])
+
+
+@pytest.mark.parametrize("name", [*paths.TYPED, "VP", "Ddpm", "FLIPPED", "discrete", " vp "])
+def test_no_path_of_the_library_is_taken_over(name, outside):
+    before = dict(paths.TYPED)
+    with pytest.raises(ode.OdesolveError, match="in any case: give Mine another name="):
+        type("Mine", (paths.Path,), FULL, name=name)
+    assert before == paths.TYPED
+
+
+def test_a_name_has_no_colon(outside):
+    with pytest.raises(ode.OdesolveError, match="name='a:b' of the path Mine: a colon stands"):
+        type("Mine", (paths.Path,), FULL, name="a:b")
+
+
+def test_classes_of_a_module_may_differ_by_case_alone(outside):
+    made = {name: type(name, (paths.Path,), FULL) for name in ("Mine", "MINE")}
+    for name, kind in made.items():
+        assert type(paths.path_named(f"{__name__}:{name}")) is kind
+
+
+ANEW = {"alpha": lambda self, t: (1 - t) ** 2, "sigma": lambda self, t: t**2}
+GENERAL = {name: getattr(paths.Path, name) for name in ("dalpha", "dsigma", "f", "g2", "lam")}
+
+
+@pytest.mark.parametrize("scale", ["alpha", "sigma"])
+@pytest.mark.parametrize("parent", {type(make()): 0 for make in paths.TYPED.values()})
+def test_a_scale_that_is_written_anew_takes_no_function_of_the_old_one(parent, scale, outside):
+    """Whatever the parent wrote for its own scale is named; taken from the base, it is right."""
+    others = {"alpha": ["dalpha", "f", "g2", "lam"], "sigma": ["dsigma", "g2", "lam"]}[scale]
+    old = [n for n in others if getattr(parent, n) is not getattr(paths.Path, n)] + ["t_of_lam"]
+    with pytest.raises(ode.OdesolveError) as refused:
+        type("Mine", (parent,), {scale: ANEW[scale]})
+    assert all(f"{name} of " in str(refused.value) for name in old)
+    named = str(refused.value).partition(", which belong")[0]
+    assert named.count(" of ") == len(old)
+    body = {scale: ANEW[scale], f"d{scale}": ANEW[scale], "t_of_lam": parent.t_of_lam}
+    type("Mine", (parent,), {**GENERAL, "dalpha": ANEW["alpha"], "dsigma": ANEW["sigma"], **body})
+
+
+def test_functions_of_a_scale_may_come_from_several_parents(outside):
+    halves = [type("A", (), {"alpha": HALF["alpha"]}), type("B", (), {"dalpha": FULL["dalpha"]})]
+    body = {name: FULL[name] for name in ("sigma", "dsigma")}
+    assert type("Mine", (*halves, paths.Path), body)().f(0.5) == -2
+
+
+def bent(**wrong):
+    """A path whose functions are right, but for these."""
+    power = 0.5  # sigma leaves 0 with an infinite slope
+    right = {
+        "alpha": lambda self, t: 1 - torch.as_tensor(t) ** power,
+        "sigma": lambda self, t: torch.as_tensor(t) ** power,
+        "dalpha": lambda self, t: -power * torch.as_tensor(t) ** (power - 1),
+        "dsigma": lambda self, t: power * torch.as_tensor(t) ** (power - 1),
+        "t_of_lam": lambda self, lam: torch.sigmoid(-torch.as_tensor(lam)) ** (1 / power),
+        "t_clip": 0.99,
+        "family": "flow",
+    }
+    return type("Bent", (paths.Path,), {**right, **wrong}), right
+
+
+WRONG = {
+    "dalpha": "the derivative of alpha",
+    "dsigma": "the derivative of sigma",
+    "f": r"alpha'\(t\) / alpha\(t\)",
+    "g2": r"2 sigma \(sigma' - f sigma\)",
+    "lam": r"log\(alpha\(t\) / sigma\(t\)\)",
+    "t_of_lam": r"the t at which lam\(t\) is that",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("factor", [-1.0, 1.1, 0.0])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_functions_that_disagree_are_refused_before_a_number_comes_of_them(
+    name, factor, flipped, outside
+):
+    right = bent()[0]()
+    wrong, _ = bent(**{name: lambda self, t: factor * getattr(right, name)(t)})
+    path = wrong().flipped() if flipped else wrong()
+    message = rf"{name}\(.*of the path Bent is .*: define it as {WRONG[name]}"
+    with pytest.raises(ode.OdesolveError, match=message):
+        ode.plan("ddim", path, 4)
+    with pytest.raises(ode.OdesolveError, match=message):
+        ode.Model(lambda x, t: x, path, "data")
+
+
+def test_functions_that_agree_are_looked_at_once(outside):
+    asked = []
+    alpha = bent()[1]["alpha"]
+    path = bent(alpha=lambda self, t: asked.append(t) or alpha(self, t))[0]()
+    ode.Model(lambda x, t: x, path, "data")
+    looks = len(asked)
+    ode.Model(lambda x, t: x, path.flipped(), "data")
+    assert len(asked) == looks
+
+
+@pytest.mark.parametrize("make", paths.TYPED.values(), ids=paths.TYPED)
+def test_paths_of_the_library_pass_the_look(make):
+    from odesolve.paths import derivatives
+
+    derivatives._check(make())
+
+
+def test_a_function_that_takes_no_tensor_is_refused(outside):
+    path = bent(alpha=lambda self, t: 1 - float(t) ** 0.5)[0]()
+    with pytest.raises(ode.OdesolveError, match=r"alpha of the path Bent fails on a tensor of"):
+        ode.plan("ddim", path, 4)
+
+
+@pytest.mark.parametrize("value", ["a", True, (1.0, 2.0), torch.tensor(1.5), None, float("inf")])
+def test_a_parameter_that_no_file_gives_back_is_refused(value, outside):
+    source = SOURCE.replace("{name}", "").replace(
+        "    power: float = 2.0\n", "    power: float = 2.0\n    kind: object = 1\n"
+    )
+    kind = outside("own_paths", source).Bent
+    assert paths.from_spec(kind(kind=2).spec()) == kind(kind=2)
+    with pytest.raises(
+        ode.OdesolveError, match=r"Bent keeps kind=.* finite numbers: .*define spec"
+    ):
+        kind(kind=value).spec()

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 import odesolve as ode
+from odesolve.profile.candidates import _cheap
 from odesolve.profile.plotting import _styles
+from odesolve.solvers import Outside
 from odesolve.solvers.families import SPARE
 
 SOURCE = '''
@@ -114,3 +116,100 @@ def test_k_diffusion_runs_it(solver):
 
     mine = solve("own_2m", denoiser, x, levels, ahead=0.5)
     torch.testing.assert_close(mine, solve("dpmpp_2m", denoiser, x, levels))
+
+
+def written(looks=1):
+    """DDIM by a function of the same name each time, of the mean of so many looks."""
+
+    def ddim(w, *, extrapolate: bool = True):
+        x = w.start
+        for s, t in w.steps:
+            a = t.sigma / s.sigma
+            gain = (t.alpha - a * s.alpha) / looks
+            value = a * x
+            for _ in range(looks):
+                value = value + gain * w.data(x, s)
+            x = w.step(t, value)
+
+    return ddim
+
+
+def register(name, write, **more):
+    return ode.solver(name, 1, 1, "a test", **more)(write)
+
+
+@pytest.mark.parametrize("name", [*ode.solvers(), *ode.solvers().special])
+def test_no_solver_of_the_library_is_replaced(name, outside):
+    before = ode.solvers().find(name)
+    with pytest.raises(ode.OdesolveError, match=rf"give .*ddim another name, such as 'my_{name}'"):
+        register(name, written())
+    assert ode.solvers().find(name) is before
+
+
+def test_a_function_that_is_made_again_replaces_itself(outside):
+    """As when a cell of a notebook runs again; plans are then those of the new function."""
+    register("mine", written())
+    first = ode.plan("mine", ode.paths.VP(), 3)
+    register("mine", written(2), special=True)
+    assert "mine" not in ode.solvers()
+    assert ode.plan("mine", ode.paths.VP(), 3).nfe == 2 * first.nfe == 6
+    with pytest.raises(ode.OdesolveError, match=r"the name 'mine' is that of the solver .*written"):
+        register("mine", lambda w: None)
+
+
+def test_two_functions_of_one_name_have_their_own_plans():
+    plans = [ode.plan(written(looks), ode.paths.VP(), 3) for looks in (1, 2)]
+    assert [plan.nfe for plan in plans] == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("MySolver", "mysolver"),
+        ("my-solver", "my_solver"),
+        ("my solver", "my_solver"),
+        ("my++", "mypp"),
+        ("my(1)", "my"),
+        ("", "my_solver"),
+        ("2m", "m"),
+        ("Euler a", "euler_a"),
+        ("DPMPP_2M", "my_dpmpp_2m"),
+        (3, "my_solver"),
+    ],
+)
+def test_a_name_that_would_not_be_found_is_refused(name, instead, outside):
+    with pytest.raises(ode.OdesolveError, match=rf"lower-case letters.*: give '{instead}'$"):
+        register(name, written())
+    register(instead, written())
+    assert ode.plan(instead.upper(), ode.paths.VP(), 3).solver == instead
+
+
+@pytest.mark.parametrize("name", ["plms", "sample_euler", "euler_ancestral", "unipcmultistep"])
+def test_a_name_of_another_program_keeps_its_meaning(name, outside):
+    meant = ode.plan(name, ode.paths.VP(), 3).solver.partition("(")[0]
+    with pytest.raises(ode.OdesolveError, match=rf"another program's for the solver '{meant}'"):
+        register(name, written())
+
+
+def test_a_name_that_has_no_equal_here_is_free(outside):
+    """Who writes what the library lacks may call it by its name."""
+    with pytest.raises(ode.OdesolveError):
+        ode.plan("euler_cfg_pp", ode.paths.VP(), 3)
+    register("euler_cfg_pp", written())
+    assert ode.plan("euler_cfg_pp", ode.paths.VP(), 3).solver == "euler_cfg_pp"
+
+
+@pytest.mark.parametrize("options", [{"nope": 1}, {"extrapolate": 3}])
+def test_options_for_loops_are_checked_when_it_registers(options, outside):
+    with pytest.raises(ode.OdesolveError, match=rf"Outside\(options={{'{next(iter(options))}'"):
+        register("mine", written(), outside=Outside(options))
+    assert "mine" not in ode.solvers()
+
+
+def test_an_option_called_start_is_the_solvers_own(outside):
+    """Profiles start cheaply what says so, and touch no option by its name."""
+    register("plain", lambda w, *, start: None, starters=1)
+    ramp = Outside({"begin": "early"})
+    register("ramped", lambda w, *, begin="late": None, starters=1, outside=ramp)
+    assert [_cheap(n) for n in ("plain", "ramped")] == ["plain", "ramped(begin=early)"]
+    assert _cheap("dpmpp_3m") == "dpmpp_3m(start=ramp)"
