@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
