@@ -1,0 +1,23 @@
+"""Pages that are made: from the README, the changelog, the registry of solvers, the recorded
+results, the examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import reference
+import results
+
+ROOT = Path(__file__).parents[1]
+
+
+def made() -> Iterator[tuple[str, str]]:
+    """The place in the site, the text, of every such page."""
+    yield "index.md", (ROOT / "README.md").read_text()
+    yield "changelog.md", (ROOT / "CHANGELOG.md").read_text()
+    yield "site.css", (Path(__file__).parent / "site.css").read_text()
+    yield from reference.pages()
+    yield from results.pages(ROOT / "benchmarks" / "results")
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        yield f"examples/{path.stem}.md", f"# {path.name}\n\n```python\n{path.read_text()}```\n"
