@@ -18,6 +18,7 @@ from odesolve.profile.metrics import Comparison
 from odesolve.sampling.model_plan import plan_for
 
 FIRST = 256
+FLOOR = 3.0  # errors below this many times the certificate say nothing about the solver
 Tick = Callable[[int], None] | None
 
 
@@ -40,15 +41,16 @@ class Certificate:
     def __str__(self) -> str:
         if self.how == EXACT.how:
             return f"reference: {self.how}"
-        verdict = (
-            ""
-            if self.agreed
-            else ("; they do NOT agree to the tolerance, so small errors mean little")
-        )
         apart = (
             f"rms {self.rms:.1e}, median sample {self.median:.1e}, worst sample {self.worst:.1e}"
         )
-        return f"reference: {self.how}; they differ by {apart} ({self.calls} evaluations){verdict}"
+        apart = f"they differ by {apart} ({self.calls} evaluations)"
+        verdict = "" if self.agreed else "; they do NOT agree to the tolerance"
+        floor = (
+            f"errors below {FLOOR * self.rms:.1e} (rms) and {FLOOR * self.median:.1e} (median "
+            "sample) are not certified"
+        )
+        return f"reference: {self.how}; {apart}{verdict}: {floor}"
 
 
 EXACT = Certificate(0.0, 0.0, 0.0, 0, True, "given by the user, taken as exact")

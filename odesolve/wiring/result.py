@@ -115,15 +115,16 @@ class Check:
             return []
         return [e / math.exp(gap) for e, gap in zip(self.best.errors, self.best.logs, strict=True)]
 
-    def plot(self, path: str | File) -> None:
+    def plot(self, path: str | File | None = None) -> Any:
         """Draw the errors of the declared and the best reading over the noise, beside what can be
-        had without a network.
+        had without a network, into a file; without a path returns the matplotlib figure, which a
+        notebook draws.
 
         Raises ImportError without matplotlib, with the install line.
         """
         from odesolve.wiring.pictures import draw
 
-        draw(self, path)
+        return draw(self, path)
 
 
 def fits_as_values(fits: Iterable[Fit | None]) -> list[dict[str, Any]]:

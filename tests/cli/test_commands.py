@@ -207,6 +207,7 @@ def test_a_terminal_gets_the_columns_that_fit(capsys, module, monkeypatch, colum
         "uniform,shift(2)",
         "--nfe",
         "4,8",
+        "--all",
     ]
     code, out, _ = run(capsys, "profile", f"{module}:model", *words)
     assert code == 0

@@ -1,0 +1,80 @@
+"""The model's own error: how far the samples of an exact solve are from data, beside how far data
+are from one another by chance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.profile.metrics import Comparison
+
+SEEN = 1.1  # a distance that is more than so many times chance shows an error of the model
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The distance between the reference's samples and data.
+
+    ``distance`` is the sliced 2-Wasserstein distance, in the data's unit and along the directions
+    of ``Row.sliced``; ``chance`` that of as many data from the others, None where there are fewer
+    than twice as many data as samples; ``samples`` and ``data`` are how many there were."""
+
+    distance: float
+    chance: float | None
+    samples: int
+    data: int
+
+    @property
+    def own(self) -> float | None:
+        """What the model itself contributes: squares of distances add, about; None where it does
+        not show above chance."""
+        if self.chance is None:
+            return self.distance
+        if self.distance <= SEEN * self.chance:
+            return None
+        return math.sqrt(self.distance**2 - self.chance**2)
+
+    def __str__(self) -> str:
+        says = (
+            f"the reference's samples are {self.distance:.2g} from the data (sliced 2-Wasserstein "
+            f"distance, {self.samples} samples, {self.data} data)"
+        )
+        if self.chance is None:
+            return f"{says}; how much of it is chance, at least {2 * self.samples} data would tell"
+        return f"{says}, as many data are {self.chance:.2g} from the others"
+
+
+def measured(compare: Comparison, data: Tensor) -> Gap:
+    """The gap between the reference of a comparison, (B, ...), and data (N, ...)."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    flat = data.detach().to("cpu", torch.float64).reshape(len(data), -1)[order]
+    batch = len(compare.reference)
+    cut = batch if len(flat) >= 2 * batch else 0
+    along = [(part @ compare.directions).sort(0).values for part in (flat[:cut], flat[cut:])]
+    chance = wasserstein(*along) if cut else None
+    return Gap(wasserstein(compare.projected, along[1]), chance, batch, len(flat) - cut)
+
+
+def wasserstein(a: Tensor, b: Tensor) -> float:
+    """The root mean square over k directions of the 2-Wasserstein distance of points (n, k) and (m,
+    k), each sorted. A metric, so that a batch whose distance from another is d is at most d nearer
+    to, or farther from, any third."""
+    n, m = len(a), len(b)
+    ends = torch.cat([_shares(n), _shares(m)]).unique()
+    widths = ends.diff(prepend=ends.new_zeros(1))
+    middles = ends - widths / 2
+    gap = a[_index(middles, n)] - b[_index(middles, m)]
+    return math.sqrt(float((gap.square() * widths[:, None]).sum(0).mean()))
+
+
+def _index(shares: Tensor, n: int) -> Tensor:
+    """Which of n sorted points lies at each share of them."""
+    return (shares * n).long().clamp_max(n - 1)
+
+
+def _shares(n: int) -> Tensor:
+    """Where the quantile function of n points jumps."""
+    return torch.arange(1, n + 1, dtype=torch.float64) / n
