@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve import grids, run
+from odesolve.doors.brief import brief
 from odesolve.errors import Diverged
 from odesolve.lowering.lower import lower
 from odesolve.model.model import Model
@@ -56,6 +57,7 @@ class Certificate:
 EXACT = Certificate(0.0, 0.0, 0.0, 0, True, "given by the user, taken as exact")
 
 
+@brief
 @dataclass(frozen=True)
 class Reference:
     """End points ``x`` of shape (B, ...) for the batch's noise, and the certificate of their

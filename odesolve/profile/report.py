@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from odesolve.doors.brief import folded, grid
 from odesolve.planning.planner import solvers
 from odesolve.profile.alike import TIE, best_rows, merged, name_of, ties
 from odesolve.profile.result import FLOOR, Profile, Row
@@ -162,6 +163,10 @@ class Sheet:
 
     def legend(self) -> str:
         """What the columns, marks and flags that are shown mean, and how many rows are not."""
+        return "\n".join([*self.meanings(), *self._beneath()])
+
+    def meanings(self) -> list[str]:
+        """A line for each column, mark and flag that is shown."""
         out = []
         if any(line[MARK] for line in self.lines):
             out.append(f"{MARKED}: {ON_FRONT}")
@@ -172,7 +177,7 @@ class Sheet:
         out += [f"{', '.join(names)}: {text}" for text, names in meanings.items() if names]
         flags = {flag for rows in self.groups for row in rows for flag in row.flags}
         out += [f"flag {flag}: {text}" for flag, text in FLAGS.items() if flag in flags]
-        return "\n".join([*out, *self._beneath()])
+        return out
 
     def _beneath(self) -> list[str]:
         """What of the profile is not certified, and not shown."""
@@ -258,6 +263,25 @@ def rich_table(
         if sheet.ends_budget(k) and k + 1 < len(sheet.lines):
             table.add_row()
     return Group(table, Text(f"\n{beneath(sheet)}"))
+
+
+def legend(profiles: Sequence[Profile], metric: str = "median") -> str:
+    """One legend of the tables of several profiles."""
+    lines = (line for profile in profiles for line in Sheet(profile, LIMIT, metric).meanings())
+    return "\n".join(dict.fromkeys(lines))
+
+
+def html(profile: Profile, metric: str = "median") -> tuple[str, str, str]:
+    """The table, its legend and the advice for a notebook."""
+    if not profile.good:
+        return "", "", ""
+    sheet = Sheet(profile, LIMIT, metric)
+    rows = [[line[n] for n in sheet.columns] for line in sheet.lines]
+    return (
+        grid("the best samplers of each budget", sheet.columns, rows),
+        folded("what the columns mean", beneath(sheet)),
+        folded("advice", profile.advice(metric)),
+    )
 
 
 def beneath(sheet: Sheet) -> str:

@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, astuple
 from torch import Tensor
 
+from odesolve.doors.brief import line, table
 from odesolve.doors.words import fits_as
 from odesolve.errors import OdesolveError, unknown
 from odesolve.files import (
@@ -124,7 +125,7 @@ class Parallel:
     rows: float
 
 
-@dataclass
+@dataclass(repr=False)
 class Profile:
     """Rows of ``ode.profile``, and what they were measured on.
 
@@ -252,6 +253,26 @@ class Profile:
         from odesolve.profile import plotting
 
         return plotting.save([self], path, metric)
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self._facts())
+
+    def _repr_html_(self) -> str:
+        from odesolve.profile import report
+
+        return table("Profile", self._facts(), *report.html(self))
+
+    def _facts(self) -> dict[str, str]:
+        budgets = self.budgets
+        name = self.problem.get("name")
+        return {
+            "rows": str(len(self.rows)),
+            "solvers": str(len({r.solver for r in self.rows})),
+            "grids": str(len({r.grid for r in self.rows})),
+            "budgets": f"{budgets[0]} to {budgets[-1]}" if budgets else "none",
+            "path": str(self.problem.get("path", {}).get("name", "none")),
+            **({"model": name} if name else {}),
+        }
 
     def __str__(self) -> str:
         return f"{self.table()}\n\n{self.advice()}"
