@@ -33,9 +33,9 @@ PATHS = {
     "Linear (flow matching)": paths.Linear(),
 }
 BUDGETS = (5, 8, 10, 15, 20, 50)
-SAMPLES = 256
-CHOICE = (5, 8, 10, 15, 20)  # budgets that a solver's grid is chosen at,
-CHOOSING = 32  # on so many samples of other noise
+SAMPLES = 128
+CHOICE = (5, 8, 10, 20)  # budgets that a solver's grid is chosen at,
+CHOOSING = 24  # on so many samples of other noise
 COLUMNS = 10
 LOUDER = 2.0  # what differences in the picture are multiplied by
 
@@ -94,7 +94,7 @@ def run(out: File, quick: bool = False) -> dict[str, Profile]:
     for suffix in ("png", "svg"):
         plotting.save(list(profiles.values()), out / f"work-precision.{suffix}", titles=titles)
     first = next(iter(profiles.values()))
-    sheets.save_rows(rows_of_digits(digits, first), out / "digits.png")
+    sheets.save_rows(rows_of_digits(digits, first), out / "digits.png", margin=2.7)
     print(f"\n{summary(profiles)}")
     seconds = time.perf_counter() - begin
     print(
@@ -104,7 +104,7 @@ def run(out: File, quick: bool = False) -> dict[str, Profile]:
 
 
 def measured(digits: problems.Mixture, path: paths.Path, quick: bool = False) -> Profile:
-    """The profile of one path, every solver on its own best grid, in float64 from the same 256
+    """The profile of one path, every solver on its own best grid, in float64 from the same
     normal draws."""
     budgets = (5, 10, 20) if quick else BUDGETS
     noise = _noise(64 if quick else SAMPLES, seed=0)
@@ -147,13 +147,17 @@ def rows_of_digits(digits: problems.Mixture, result: Profile) -> list[tuple[str,
     model = digits.model(paths.VP())
     noise = result.noise[:COLUMNS]
     exact = result.reference[:COLUMNS]
-    shown = [("real digits", digits.sample(COLUMNS, seed=1)), ("from noise, exactly", exact)]
+    shown = [
+        ("real digits", digits.sample(COLUMNS, seed=1)),
+        ("from noise: the exact solution", exact),
+    ]
     for row in (*_as_taken(result, 5), result.best(5), result.best(10)):
         drawn = sample(model, noise, **row.arguments())
         assert isinstance(drawn, Tensor)
         name = row.solver + (" + AFS" if row.options.get("afs") else "")
-        says = f"{row.calls} evaluations: {name}\n{row.grid}, median error {row.median:.2g}"
-        shown += [(says, drawn), (f"its error, times {LOUDER:g}", LOUDER * (drawn - exact))]
+        says = f"{row.calls} evaluations: {name}\non {row.grid}"
+        error = f"error times {LOUDER:g}\n(RMS of the median sample {row.median:.2g})"
+        shown += [(says, drawn), (error, LOUDER * (drawn - exact))]
     return shown
 
 

@@ -319,6 +319,7 @@ def read_plan(text: str, path_of: Callable[[dict[str, Any]], Any]) -> Plan:
     return plan
 
 
+@brief
 @dataclass(frozen=True)
 class PlanDiff:
     """Result of ``plan.diff``: evaluation counts, largest coefficient difference, evaluation times

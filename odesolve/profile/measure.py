@@ -107,17 +107,11 @@ def profile(
     """
     warn_of_training(model.net)
     file = None if resume is None else named("resume", resume)
-    if solvers is None and model.reading.two_times:
-        solvers = ["flow_map", *default_solvers(model.path)]
-    chosen = candidates(model.path, solvers, grids)
+    chosen = _chosen(model, solvers, grids)
     budgets = numbers(nfe)
     z = _noise(model, noise, batch, seed, dtype, device)
     _check_data(data, z)
-    problem = {
-        **_problem(model, z),
-        "seed": None if isinstance(noise, Tensor) else seed,
-        "name": name or _named(model.net),
-    }
+    problem = _problem(model, z, None if isinstance(noise, Tensor) else seed, name)
     known = _known(file, problem)
     first = 2 * references.FIRST if reference is None else 0
     left = sum(key[2] for key in _keys(chosen, budgets) if key not in known)
@@ -127,11 +121,10 @@ def profile(
         exact = _reference(model, z, reference, tolerance, limit, _counted(bar, 0, first))
         if reference is None:
             warn_of_wiring(model, z.shape)
-        problem["rms"] = float(exact.x.double().square().mean().sqrt())
-        out = Profile([], exact.certificate, None, problem, z, exact.x)
         bench = Bench(model, z, exact, timing, _counted(bar, first, calls))
-        if data is not None:
-            out.gap = gap.measured(bench.compare, data)
+        problem["rms"] = bench.compare.size
+        out = Profile([], exact.certificate, None, problem, z, exact.x)
+        out.gap = None if data is None else gap.measured(bench.compare, data)
         _measure(out, bench, (chosen, budgets), known, file)
         out.rounding = bench.rounding()
     out.rows = flagged(out)
@@ -140,6 +133,13 @@ def profile(
     if file is not None:
         out.to_json(file)
     return out
+
+
+def _chosen(model: Model, solvers: Any, grids: Any) -> list[Candidate]:
+    """The samplers to measure; a network of two times has one more by default."""
+    if solvers is None and model.reading.two_times:
+        solvers = ["flow_map", *default_solvers(model.path)]
+    return candidates(model.path, solvers, grids)
 
 
 def _measure(
@@ -315,7 +315,8 @@ def _reference(
     return reference
 
 
-def _problem(model: Model, z: Tensor) -> dict:
+def _problem(model: Model, z: Tensor, seed: int | None, name: str | None) -> dict[str, Any]:
+    """What is measured, and on what."""
     device = (
         torch.cuda.get_device_name(z.device)
         if z.device.type == "cuda"
@@ -331,6 +332,8 @@ def _problem(model: Model, z: Tensor) -> dict:
         "dtype": str(z.dtype).removeprefix("torch."),
         "device": f"{z.device.type} ({device}, {torch.get_num_threads()} threads)",
         "torch": torch.__version__,
+        "seed": seed,
+        "name": name or _named(model.net),
     }
 
 

@@ -52,6 +52,11 @@ class Comparison:
             self.root = _root(self.cov)
 
     @property
+    def size(self) -> float:
+        """RMS of the reference, in the data's unit."""
+        return _root_mean(self.reference.square())
+
+    @property
     def fitted(self) -> int:
         """Number of directions of the Gaussian fit."""
         if self.axes is None:

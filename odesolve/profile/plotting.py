@@ -39,12 +39,12 @@ def save(
     """Write one panel a profile, side by side, to a PNG, SVG or PDF file; the figure itself where
     no path is given."""
     check_suffix(path)
-    width = 6.4 if len(profiles) == 1 else 4.9 * len(profiles)
-    figure = matplotlib()(figsize=(width, 7.0), layout="constrained", dpi=130)
+    size = (6.4, 7.0) if len(profiles) == 1 else (4.9 * len(profiles), 7.6)
+    figure = matplotlib()(figsize=size, layout="constrained", dpi=130)
     panels = figure.subplots(1, len(profiles), sharey=True, squeeze=False)[0]
     styles = _styles(profiles, metric)
     for k, (panel, profile) in enumerate(zip(panels, profiles, strict=True)):
-        draw(panel, profile, metric, styles)
+        draw(panel, profile, metric, styles, 2 if len(profiles) == 1 else 1)
         panel.set_title(titles[k] if k < len(titles) else _title(profile), loc="left")
         panel.set_xlabel("network evaluations per sample")
     panels[0].set_ylim(*_heights(profiles, metric, styles))
@@ -68,9 +68,11 @@ def _unit(profile: Profile) -> str:
     return f"\n(the samples' own RMS is {size:.2g})" if size else ""
 
 
-def draw(panel: Any, profile: Profile, metric: str, styles: dict[str, dict]) -> None:
+def draw(
+    panel: Any, profile: Profile, metric: str, styles: dict[str, dict], columns: int = 2
+) -> None:
     """One work-precision panel on matplotlib axes; ``styles`` maps the solvers that are drawn to
-    line properties."""
+    line properties, ``columns`` are those of the legend."""
     front = profile.front(metric)
     panel.plot([r.calls for r in front], [r.error(metric) for r in front], **FRONT)
     every = best_lines(profile, metric)
@@ -79,7 +81,7 @@ def draw(panel: Any, profile: Profile, metric: str, styles: dict[str, dict]) -> 
         says = f"{_short(rows[0])}, {rows[0].grid}"
         aside = {}
         if twin is not None:
-            says += f" (as {twin.solver}, drawn beside it)"
+            says = f"{_short(rows[0])} (= {twin.solver}, beside it), {rows[0].grid}"
             aside = {"transform": _moved(panel, rank)}
         x = [r.calls for r in rows]
         y = [r.error(metric) for r in rows]
@@ -87,7 +89,7 @@ def draw(panel: Any, profile: Profile, metric: str, styles: dict[str, dict]) -> 
     if len(lines) < len(every):
         panel.plot([], [], " ", label=f"{len(every) - len(lines)} more solvers: see the table")
     _floor(panel, profile, metric)
-    _axes(panel, profile, [r for rows in (front, *lines) for r in rows])
+    _axes(panel, profile, [r for rows in (front, *lines) for r in rows], columns)
 
 
 def _beside(
@@ -160,19 +162,20 @@ FRONT = {
 }
 
 
-def _axes(panel: Any, profile: Profile, rows: Sequence[Row]) -> None:
+def _axes(panel: Any, profile: Profile, rows: Sequence[Row], columns: int) -> None:
     from matplotlib.ticker import NullFormatter, NullLocator
 
     panel.set_xscale("log")
     panel.set_yscale("log")
-    panel.set_xticks(profile.budgets, [str(n) for n in profile.budgets])
+    calls = [*profile.budgets, *(r.calls for r in rows)]
+    ticks = sorted({*profile.budgets, min(calls)})
+    panel.set_xticks(ticks, [str(n) for n in ticks])
     panel.xaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_minor_formatter(NullFormatter())
     panel.grid(True, which="major", color="0.9", lw=0.7)
     panel.spines[["top", "right"]].set_visible(False)
-    calls = [*profile.budgets, *(r.calls for r in rows)]
     panel.set_xlim(0.93 * min(calls), 1.08 * max(calls))
-    panel.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.1), ncols=2, **LEGEND)
+    panel.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.1), ncols=columns, **LEGEND)
 
 
 def best_lines(profile: Profile, metric: str) -> dict[str, list[Row]]:

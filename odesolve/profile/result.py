@@ -382,6 +382,7 @@ class _Parallel(_Part):
 class _Gap(_Part):
     distance: Measure
     chance: Measure | None
+    largest: Measure | None
     samples: Size
     data: Size
 
