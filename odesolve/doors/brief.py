@@ -26,12 +26,13 @@ def brief(cls: C) -> C:
     or public attributes, those that are tensors by type and shape, or as numbers where there is one
     a sample."""
     own = vars(cls)
-    if "_facts" not in own and not hasattr(cls, "_facts"):
-        cls._facts = _facts
-    if "__repr__" not in own or is_dataclass(cls) or issubclass(cls, tuple):
-        cls.__repr__ = _repr
+    ways: dict[str, Any] = {"__repr__": _repr}
+    if not hasattr(cls, "_facts"):
+        ways["_facts"] = _facts
     if "_repr_html_" not in own:
-        cls._repr_html_ = _repr_html
+        ways["_repr_html_"] = _repr_html
+    for name, way in ways.items():
+        setattr(cls, name, way)
     return cls
 
 

@@ -42,10 +42,11 @@ def _against_data(profile: Profile, metric: str) -> list[str]:
     if gap is None:
         return []
     says = f"{str(gap)[0].upper()}{str(gap)[1:]}"
-    if gap.own is None:
+    own = gap.own
+    if own is None:
         return [f"{says}: with so few the model's own error does not show."]
     best = [profile.best(n, metric) for n in profile.budgets if _runs(profile, n)]
-    enough = list(takewhile(lambda row: row.sliced <= TIE * gap.own, reversed(best)))
+    enough = list(takewhile(lambda row: row.sliced <= TIE * own, reversed(best)))
     if not enough:
         return [f"{says}: no sampler's error is below 10 % of that, more evaluations still gain."]
     least = min(row.calls for row in enough)

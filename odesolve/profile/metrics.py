@@ -14,7 +14,7 @@ TRIMMED = 0.05
 
 @dataclass(frozen=True)
 class Errors:
-    """Distances from the reference, all in units of one coordinate of the state (a pixel).
+    """Distances from the reference, all in the data's unit, per coordinate of the state.
 
     ``rmse`` over everything, ``trimmed`` without the worst 5 % of the samples, ``median`` of the
     per-sample RMSE and ``worst`` sample; ``sliced`` is the sliced 2-Wasserstein distance between

@@ -102,7 +102,7 @@ def family(solver: str) -> str:
 def shown(
     profile: Profile, limit: int | None, metric: str, also: Iterable[str] = ()
 ) -> list[list[Row]]:
-    """Rows by budget, then error, those of one sampler together; with a limit that many samplers a
+    """Rows by budget, then error, those of one sampler together; with a limit that many samplers per
     budget, each on its best grid, and the solvers of ``also``."""
     out: list[list[Row]] = []
     rows = sorted(profile.rows, key=lambda r: (r.nfe, not r.ok, r.error(metric)))
@@ -193,8 +193,8 @@ class Sheet:
 
 
 def tie(profile: Profile, nfe: int, metric: str) -> str:
-    """ "within 10 %: a on x, b on y", where several samplers are that close to the best of a
-    budget, else nothing."""
+    """Which samplers are that close to the best of a budget, such as "within 10 %: a on x, b on y";
+    nothing where it stands alone."""
     groups = ties(profile, nfe, metric)
     names = [f"{name_of(rows)} on {rows[0].grid}" for rows in groups]
     more = f" and {len(names) - TIED} more" if len(names) > TIED else ""

@@ -47,7 +47,7 @@ class Row:
     """One sampler at one budget.
 
     ``nfe`` is the budget of network evaluations, ``calls`` what the plan asks for and ``counted``
-    what the network saw (guidance counts twice); errors are in units of a pixel, see
+    what the network saw (guidance counts twice); errors are in the data's unit, see
     ``metrics.Errors``. Seconds are wall time of the fastest run, inside the network and outside it.
     ``order`` is the measured order, ``flags`` holds "reference" (error at the reference's floor),
     "dtype" (at the rounding of the state's dtype) and "plateau" (more steps do not help).
@@ -232,7 +232,7 @@ class Profile:
     def table(self, limit: int | None = 5, metric: str = "median") -> str:
         """The best samplers of every budget as text, and what the columns, marks and flags mean.
 
-        ``limit`` solvers a budget, each on its best grid; None shows all rows, also those that
+        ``limit`` solvers per budget, each on its best grid; None shows all rows, also those that
         failed. Samplers with the same numbers share a line, and ties are said."""
         from odesolve.profile import report
 

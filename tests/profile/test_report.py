@@ -1,4 +1,4 @@
-"""The table one reads: five samplers a budget, one line for equal numbers, ties, and a legend of
+"""The table one reads: five samplers per budget, one line for equal numbers, ties, and a legend of
 what is shown."""
 
 import dataclasses
