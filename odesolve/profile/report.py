@@ -102,8 +102,8 @@ def family(solver: str) -> str:
 def shown(
     profile: Profile, limit: int | None, metric: str, also: Iterable[str] = ()
 ) -> list[list[Row]]:
-    """Rows by budget, then error, those of one sampler together; with a limit that many samplers per
-    budget, each on its best grid, and the solvers of ``also``."""
+    """Rows by budget, then error, those of one sampler together; with a limit that many samplers
+    per budget, each on its best grid, and the solvers of ``also``."""
     out: list[list[Row]] = []
     rows = sorted(profile.rows, key=lambda r: (r.nfe, not r.ok, r.error(metric)))
     for budget in profile.budgets:
