@@ -14,6 +14,7 @@ from torch import Tensor
 from odesolve.adjoint.memory import holding
 from odesolve.adjoint.sde import SDEGradients
 from odesolve.doors.annotations import function, text
+from odesolve.doors.brief import brief
 from odesolve.doors.convention import time_first
 from odesolve.doors.keywords import door
 from odesolve.doors.values import real, switch, whole
@@ -67,6 +68,7 @@ CONTROLLER = Controller(pcoeff=0.4, icoeff=0.3, safety=0.8, max_factor=3.0)
 TICKS = 16  # grid cells of the path in the shortest step
 
 
+@brief
 @dataclass(frozen=True)
 class SDESolution:
     """The states of a solve and how it went; for one system the numbers have no batch dimension and

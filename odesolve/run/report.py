@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 
+
+@brief
 @dataclass(frozen=True)
 class Report:
     """The cost of a solve: ``rounds``, the number of sequential batches of network calls;

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from odesolve.doors.annotations import count, meant, text
+from odesolve.doors.brief import grid
 from odesolve.doors.values import real, switch, whole
 from odesolve.errors import OdesolveError, PlanError, UnknownOption, plain, unknown
 from odesolve.solvers.families import COLOURS, Family
@@ -24,6 +25,7 @@ SPELLING = re.compile("[a-z][a-z0-9_]*")
 # The grid that suits a solver, on a path of diffusion, unless its registration names another.
 SUITS = {"rho": "vp_time(2,merged)"}
 OTHERWISE = "karras"
+HEAD = ("solver", "order", "evaluations per step", "clock", "source")
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,17 @@ class Registry(dict[str, Solver]):
             extra = f" (+{s.starters})" if s.starters else ""
             yield s.name, str(s.order), f"{s.evaluations}{extra}", s.clock, s.source
 
+    def __repr__(self) -> str:
+        families = {s.family for s in self.values()}
+        return (
+            f"{len(self)} solvers of {len(families)} families: print them, or list(...) their names"
+        )
+
+    def _repr_html_(self) -> str:
+        return grid(f"{len(self)} solvers", HEAD, self.rows())
+
     def __str__(self) -> str:
-        table = [("solver", "order", "evaluations per step", "clock", "source"), *self.rows()]
+        table = [HEAD, *self.rows()]
         widths = [max(len(r[i]) for r in table) for i in range(4)]
         lines = []
         for *cells, source in table:
