@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
+from odesolve.kernels import philox, plain, reference
 
 import odesolve as ode
-from odesolve.kernels import philox, plain, reference
 
 BATCH = torch.export.Dim("batch", min=2, max=64)
 
