@@ -4,6 +4,7 @@ models."""
 import importlib
 
 from odesolve import aliases, grids, paths, problems, trace
+from odesolve.cite import cite
 from odesolve.dequantise import bits_per_dim, dequantise
 from odesolve.editing import interpolate, sdedit, slerp
 from odesolve.errors import Diverged, OdesolveError, PlanError
@@ -54,6 +55,7 @@ __all__ = [
     "backend",
     "bits_per_dim",
     "check",
+    "cite",
     "default_plan",
     "dequantise",
     "elbo",

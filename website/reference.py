@@ -8,12 +8,42 @@ import odesolve as ode
 
 # Every public name stands on one page; a test compares this table with ``ode.__all__``.
 TOPICS: dict[str, tuple[str, ...]] = {
-    "Sampling": ("sample", "Sample", "Sampler", "iterate", "resume", "invert", "sdedit", "interpolate", "slerp", "Diverged"),
+    "Sampling": (
+        "sample",
+        "Sample",
+        "Sampler",
+        "iterate",
+        "resume",
+        "invert",
+        "sdedit",
+        "interpolate",
+        "slerp",
+        "Diverged",
+    ),
     "Models": ("Model", "from_pipeline", "check", "Check", "paths"),
-    "Plans and solvers": ("plan", "Plan", "default_plan", "load_plan", "solvers", "solver", "Writer", "grids", "PlanError"),
+    "Plans and solvers": (
+        "plan",
+        "Plan",
+        "default_plan",
+        "load_plan",
+        "solvers",
+        "solver",
+        "Writer",
+        "grids",
+        "cite",
+        "PlanError",
+    ),
     "Executors": ("Window", "Parareal", "Graph", "backend"),
     "Profiling": ("profile", "problems"),
-    "Equations": ("solve", "Solution", "Event", "tableaus", "solve_sde", "SDESolution", "BrownianPath"),
+    "Equations": (
+        "solve",
+        "Solution",
+        "Event",
+        "tableaus",
+        "solve_sde",
+        "SDESolution",
+        "BrownianPath",
+    ),
     "Likelihoods": ("log_prob", "LogProb", "bits_per_dim", "dequantise", "elbo", "Bound", "trace"),
     "Langevin dynamics": ("langevin", "mala", "Chains"),
     "Training, jobs, ranks": ("objectives", "training", "jobs", "distributed"),
@@ -48,7 +78,5 @@ def _solvers() -> str:
     for family, members in families.items():
         lines += ["", f"## {family}", "", "| solver | order | evaluations per step | source |"]
         lines.append("|---|---|---|---|")
-        lines += [
-            f"| `{s.name}` | {s.order} | {s.evaluations} | {s.source} |" for s in members
-        ]
+        lines += [f"| `{s.name}` | {s.order} | {s.evaluations} | {s.source} |" for s in members]
     return "\n".join(lines)

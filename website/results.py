@@ -10,7 +10,9 @@ from pathlib import Path
 
 def pages(folder: Path) -> Iterator[tuple[str, str]]:
     """A page for every file of results, and their index."""
-    names = sorted({path.stem for path in folder.glob("*.json")} | {path.stem for path in folder.glob("*.csv")})
+    names = sorted(
+        {path.stem for path in folder.glob("*.json")} | {path.stem for path in folder.glob("*.csv")}
+    )
     for name in names:
         yield f"benchmarks/{name}.md", f"# {name}\n\n" + "\n\n".join(_tables(folder, name))
     links = "\n".join(f"- [{name}]({name}.md)" for name in names)

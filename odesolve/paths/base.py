@@ -101,6 +101,7 @@ class Path:
     t_min: ClassVar[float] = 1e-3
     t_clip: ClassVar[float | None] = None
     family: ClassVar[str] = "preserving"
+    source: ClassVar[str] = ""  # where it was published: "authors year"
     registered: ClassVar[str] = "Path"  # its name in files
 
     def __init_subclass__(cls, name: str | None = None, typed: bool = True, **more: Any) -> None:
@@ -307,6 +308,10 @@ class Flipped(Path, typed=False):
     @property
     def family(self) -> str:  # type: ignore[override]
         return self.base.family
+
+    @property
+    def source(self) -> str:  # type: ignore[override]
+        return self.base.source
 
     @property
     def t_max(self) -> float:  # type: ignore[override]

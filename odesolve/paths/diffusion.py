@@ -57,6 +57,8 @@ class _LinearBeta(Path, typed=False):
 class VP(_LinearBeta):
     """Variance-preserving path with linear beta (Song et al. 2021, eq. 11 and appendix C)."""
 
+    source: ClassVar[str] = "Song et al. 2021b"
+
     def start_std(self, t: float) -> float:
         return 1.0
 
@@ -84,6 +86,8 @@ class SubVP(_LinearBeta):
     """Sub-VP path: its standard deviation (not its variance) is 1 - exp(-B) (Song et al. 2021, eq.
     29)."""
 
+    source: ClassVar[str] = "Song et al. 2021b"
+
     def sigma(self, t: Time) -> Tensor:
         return -torch.expm1(-self.B(t))
 
@@ -107,6 +111,8 @@ class SubVP(_LinearBeta):
 @dataclass(frozen=True)
 class Cosine(Path):
     """Cosine path normalised so that alpha(0) = 1 exactly (Nichol and Dhariwal 2021, eq. 17)."""
+
+    source: ClassVar[str] = "Nichol and Dhariwal 2021"
 
     offset: float = 0.008
     t_clip: ClassVar[float | None] = 0.995
@@ -166,6 +172,8 @@ class VE(Path):
     """Variance-exploding path with a geometric sigma; sigma(0) = sigma_min, not 0 (Song et al.
     2021, eq. 9)."""
 
+    source: ClassVar[str] = "Song et al. 2021b"
+
     sigma_min: float = 0.01
     sigma_max: float = 50.0
     t_min: ClassVar[float] = 0.0
@@ -204,6 +212,8 @@ class VE(Path):
 class EDM(Path):
     """EDM path: alpha = 1 and time is the noise level, t = sigma from 0 to ``sigma_max`` (Karras et
     al. 2022)."""
+
+    source: ClassVar[str] = "Karras et al. 2022"
 
     sigma_max: float = 80.0
     sigma_min: float = 0.002

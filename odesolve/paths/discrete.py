@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class Discrete(Path, typed=False):
     linearly between them, so that the path is continuous and passes through every trained level. A
     network that was trained with indices 0..N-1 sees t N - 1. Products below ``floor`` (a zero
     terminal SNR) are raised to it, so that the log-SNR stays finite."""
+
+    source: ClassVar[str] = "Ho et al. 2020"
 
     digest: str
     label: str

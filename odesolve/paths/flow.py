@@ -19,6 +19,8 @@ class Linear(Path):
     """Straight path alpha = 1 - t, sigma = s + (1 - s) t with s = ``sigma_min`` (Lipman et al.
     2023, eq. 20)."""
 
+    source: ClassVar[str] = "Lipman et al. 2023"
+
     sigma_min: float = 0.0
     t_clip: ClassVar[float | None] = 0.99
     family: ClassVar[str] = "flow"
@@ -58,6 +60,8 @@ class Linear(Path):
 class Trig(Path):
     """Trigonometric path alpha = cos(pi t/2), sigma = sin(pi t/2) (Albergo and Vanden-Eijnden
     2023)."""
+
+    source: ClassVar[str] = "Lu and Song 2025"
 
     t_clip: ClassVar[float | None] = 0.99
     family: ClassVar[str] = "flow"

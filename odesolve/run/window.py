@@ -56,6 +56,8 @@ class Window:
         spread: standard deviation of the data, for the first guess.
     """
 
+    source = "Shih et al. 2023"
+
     cast = False
 
     def __init__(

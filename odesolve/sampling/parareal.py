@@ -55,6 +55,8 @@ class Parareal:
             "ddim" or "heun"; or a plan of it, whose grid then says where the blocks begin.
     """
 
+    source = "Lions, Maday and Turinici 2001; Selvam et al. 2024"
+
     cast = False
 
     def __init__(

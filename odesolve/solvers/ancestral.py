@@ -63,7 +63,7 @@ def ddpm(w: Writer, *, variance: str = "small") -> None:
     "euler_ancestral_rf",
     1,
     1,
-    "Lightricks and ComfyUI (Euler ancestral for flows)",
+    "Lightricks and ComfyUI 2024 (Euler ancestral for flows)",
     clock="t",
     stochastic=True,
     family=EULER,

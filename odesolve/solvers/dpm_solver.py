@@ -36,7 +36,7 @@ def check_fraction(w: Writer, r: float, last: bool = False) -> None:
     "ddim",
     1,
     1,
-    "Song et al. 2021 (DDIM), eq. 12",
+    "Song et al. 2021a (DDIM), eq. 12",
     family=DDIM,
     baseline=1,
     outside=Outside(eta=True, keeps_noise=True, habits="DDIMScheduler"),

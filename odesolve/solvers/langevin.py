@@ -84,7 +84,7 @@ PREDICTORS: dict[str, Callable[[Writer, Point, Point, LinearForm, LinearForm], R
     "predictor_corrector",
     1,
     2,
-    "Song et al. 2021, Algorithms 2 to 5",
+    "Song et al. 2021b, Algorithms 2 to 5",
     clock="t",
     stochastic=True,
     family=LANGEVIN,

@@ -31,7 +31,7 @@ FORMS: dict[str, Callable[[Point, float], float]] = {
     "euler_maruyama",
     1,
     1,
-    "Maruyama 1955; Song et al. 2021; Ma et al. 2024 (SiT)",
+    "Maruyama 1955; Song et al. 2021b; Ma et al. 2024 (SiT)",
     clock="t",
     stochastic=True,
     family=EULER_MARUYAMA,

@@ -30,6 +30,7 @@ class SDESolver:
     strong: dict[str, float]
     drifts: int
     area: bool = False
+    source: str = ""
 
 
 BOTH = ("ito", "stratonovich")
@@ -199,15 +200,16 @@ _HALF = {"additive": 1.0, **dict.fromkeys(_MIXED, 0.5)}
 # Of noise whose motions move one number each, or all of them alike.
 _SINGLE = _MIXED[:2]
 SOLVERS = {
-    "euler_maruyama": SDESolver(euler_maruyama, _ITO, _HALF, 1),
-    "euler_heun": SDESolver(euler_heun, _STRATONOVICH, _ONE, 1),
-    "stochastic_heun": SDESolver(stochastic_heun, _STRATONOVICH, _ONE, 2),
-    "midpoint": SDESolver(midpoint, _STRATONOVICH, _ONE, 2),
+    "euler_maruyama": SDESolver(euler_maruyama, _ITO, _HALF, 1, source="Maruyama 1955"),
+    "euler_heun": SDESolver(euler_heun, _STRATONOVICH, _ONE, 1, source="Kloeden and Platen 1992"),
+    "stochastic_heun": SDESolver(stochastic_heun, _STRATONOVICH, _ONE, 2, source="Rumelin 1982"),
+    "midpoint": SDESolver(midpoint, _STRATONOVICH, _ONE, 2, source="Kidger 2022"),
     "milstein": SDESolver(
         milstein,
         dict.fromkeys(_SINGLE, BOTH),
         dict.fromkeys(_SINGLE, 1.0),
         1,
+        source="Milstein 1974",
     ),
     "srid2": SDESolver(
         srid2,
@@ -215,9 +217,19 @@ SOLVERS = {
         dict.fromkeys(_SINGLE, 1.5),
         3,
         area=True,
+        source="Rossler 2010",
     ),
-    "sra1": SDESolver(sra1, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
-    "shark": SDESolver(shark, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
+    "sra1": SDESolver(
+        sra1, {"additive": BOTH}, {"additive": 1.5}, 2, area=True, source="Rossler 2010"
+    ),
+    "shark": SDESolver(
+        shark,
+        {"additive": BOTH},
+        {"additive": 1.5},
+        2,
+        area=True,
+        source="Foster, dos Reis and Strange 2023",
+    ),
 }
 
 

@@ -63,6 +63,7 @@ ARROWS = {
     ),
     "dequantise": "adjoint functions likelihood log_prob noise",
     "distributed": "fingerprints functions likelihood log_prob model noise process sample sampling",
+    "cite": "model planning plans solvers",
     "editing": "functions grids model noise planning sample sampling",
     "integrations": (
         "adjoint files functions grids log_prob lowering methods model names noise ode paths "
@@ -119,9 +120,9 @@ def test_the_house_grows_no_higher():
     """Rooms, floors and arrows, as ``python -m tests.architecture.house`` counts them: a new one is
     a decision."""
     house = arrows()
-    assert len(house) <= 46
+    assert len(house) <= 47
     assert len(set(floors(house).values())) <= 15
-    assert sum(map(len, house.values())) <= 365
+    assert sum(map(len, house.values())) <= 370
 
 
 def test_the_way_of_log_prob():
