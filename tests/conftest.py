@@ -9,19 +9,27 @@ import torch.distributed as dist
 from torch._dynamo.trace_rules import get_torch_obj_rule_map
 
 from odesolve import paths
-from tests.products import LONG
+from tests.products import LONG, spread
 
 torch.set_num_threads(1)  # for tensors of this size more threads only cost
 torch.manual_seed(0)  # for networks that test modules make as they are imported
 
 
 def pytest_collection_modifyitems(config, items):
-    """What takes long is left out, unless it is asked for (``make test-long``)."""
+    """The short suite leaves out what is marked ``long``, and of a test that is marked ``few(n)``
+    all but n cases; ``make test-long`` runs all."""
     if LONG:
         return
-    long = [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if not item.get_closest_marker("long")]
+    left_out = {item for item in items if item.get_closest_marker("long")}
+    tests = {}
+    for item in items:
+        if item.get_closest_marker("few"):
+            tests.setdefault((item.parent.nodeid, item.originalname), []).append(item)
+    for cases in tests.values():
+        count = cases[0].get_closest_marker("few").args[0]
+        left_out.update(cases[k] for k in spread(len(cases))[count:])
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

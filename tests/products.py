@@ -53,6 +53,12 @@ def diagonal(
     return cases + [case for case in hard if case not in cases]
 
 
+def spread(count: int) -> list[int]:
+    """0 to count - 1 in an order whose first entries lie evenly among all, in step with no axis of
+    a product: multiples of the golden section (Weyl 1916)."""
+    return sorted(range(count), key=lambda k: k * 0.6180339887498949 % 1)
+
+
 def grouped(cases: Sequence[tuple]) -> dict[Any, list[tuple]]:
     """The rest of the cases by their first value, as they come: one test for each, which loops over the rest."""
     table: dict[Any, list[tuple]] = {}

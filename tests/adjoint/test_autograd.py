@@ -104,6 +104,7 @@ def test_backprop_of_steps_by_tolerance():
     assert gap(gradients(fine.y, weights, wanted), gradients(exact, weights, wanted)) < 1e-9
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("steps", [None, FINE])
 def test_continuous(steps):
     """The adjoint equation's gradient is that of the exact flow."""

@@ -34,6 +34,7 @@ def test_growth(adjoint):
     assert all(3.8 < s < 4.3 for s in slope(errors))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("adjoint", "times"), diagonal(MODES, [(0.0, 0.4, 1.5), (1.5, 0.4, 0.0)]))
 def test_linear_systems_of_every_sample(adjoint, times):
     """Gradients of y(t) = expm((t - t0) A) y0 with a matrix of its own for each sample, in both

@@ -158,6 +158,7 @@ def tensors(value):
     return [x for n in names for x in tensors(getattr(value, n))]
 
 
+@pytest.mark.few(15)
 @calls
 @pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
 def test_a_module_that_keeps_its_solution_is_freed(call, used):
@@ -171,6 +172,7 @@ def test_a_module_that_keeps_its_solution_is_freed(call, used):
     assert seen() is None
 
 
+@pytest.mark.few(8)
 @calls
 def test_a_graph_alone_keeps_what_its_way_back_needs(call):
     """Nobody but the loss knows the network and the solution."""

@@ -80,6 +80,7 @@ def exact():
     return torch.autograd.grad(end.square().sum(), y0)[0]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-13), (torch.float32, 1e-4)])
 def test_a_thousand_steps_are_walked_back(dtype, bound, exact):
     """The gradient against autograd's of the same solve in float64, on a nonlinear oscillator."""

@@ -44,6 +44,7 @@ def test_of_linear_equations_the_states_gradient_is_autograds(noise):
     assert torch.allclose(grads[0], grads[1], rtol=1e-11)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("noise", "calculus"),
     diagonal(["general", "diagonal", "scalar"], ["ito", "stratonovich"]),

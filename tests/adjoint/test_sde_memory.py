@@ -28,6 +28,7 @@ def gradient(adjoint, steps, solver, noise):
     return run
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("adjoint", "solver", "noise"),
     [

@@ -47,6 +47,7 @@ def gradients(y0, t, rate, weights, way, timed=False):
     return sol, [*(x.grad for x in leaves), f.push.grad, t.grad]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("way", WAYS)
 def test_those_of_each_sample_alone(way):
     sol, (for_y0, for_rate, for_push, _) = gradients(START, TIMES, RATES, WEIGHTS, way)
@@ -114,6 +115,7 @@ def of_the_tensor():
     return t, want
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "form",
     [

@@ -40,6 +40,7 @@ def case(request, bench, tmp_path_factory):
     return model, x, calibration.truth(model, x)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_intervals_hold_at_the_defaults(case, bench, dtype):
     calibration, (model, x, exact) = bench[0], case

@@ -68,6 +68,7 @@ def test_samples_do_not_depend_on_the_ranks(world, tmp_path):
         assert torch.equal(torch.tensor(parts, dtype=given.dtype), given)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("world", UNEVEN)
 @pytest.mark.parametrize("made", EXECUTORS, ids=["window, exact", "window", "parareal"])
 def test_windows_spread_over_ranks(world, made, tmp_path):

@@ -124,6 +124,7 @@ def expected(case, rank, world):
     return {"RankError"}
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_round(seed, tmp_path):
     world, case = drawn(seed)

@@ -96,6 +96,7 @@ def test_values_and_gradients_are_those_of_the_function_written_out(how, wants):
         torch.testing.assert_close(grad, gradient, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.long
 @rows("how", [h for h in SOLVES if "scipy" not in h and "euler" not in h])
 def test_the_gradient_is_that_of_differences(how):
     def end(k, kind=Oscillator):

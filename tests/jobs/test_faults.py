@@ -133,6 +133,7 @@ def stop_at(monkeypatch, name, call):
     monkeypatch.setattr(files.os if name == "fsync" else files.File, name, struck)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("name", "call"), [("fsync", 1), ("replace", 1), ("fsync", 3), ("replace", 2), ("fsync", 4)]
 )

@@ -78,6 +78,7 @@ OTHERS = (
 )
 
 
+@pytest.mark.long
 def test_kills_with_another_model_in_between(monkeypatch, tmp_path):
     """Wherever a write is cut off, the other model is refused and the right one ends with the same
     bits."""

@@ -75,6 +75,7 @@ def error(problem, path, solver, steps, reverse=False, width=None, grid=None):
 WHERE = [("vp", False), ("linear", True)]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("solver", "name", "reverse"),
     product(list(ORDERS), list(PATHS), [False, True])
@@ -149,6 +150,7 @@ def test_both_singular_ends(name):
     assert math.log2(errors[0] / errors[1]) > 1.8
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("reverse", [False, True], ids=["to_data", "to_noise"])
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "dpmpp_3m", "heun_edm", "heun", "ab2"])
 def test_the_estimated_error_has_the_size_of_the_error(solver, reverse):

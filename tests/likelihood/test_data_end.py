@@ -30,6 +30,7 @@ def test_straight_and_trigonometric_paths_begin_with_the_data(name, predicts):
     assert found.truncation_error is None
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("path", "predicts", "first", "counted"),
     [

@@ -70,6 +70,7 @@ def slope(coarse, fine, halvings):
     return math.log2(abs(coarse) / abs(fine)) / halvings
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "solver",
     ["sde_dpmpp_1", "euler_maruyama(diffusion=sigma)"]

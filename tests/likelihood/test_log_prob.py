@@ -64,6 +64,7 @@ else:
     ]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("case", "path", "divergence"), EXACT)
 def test_exact_trace_within_a_thousandth_of_a_nat(case, path, divergence):
     (problem, batch), (path, predicts) = CASES[case], PATHS[path]
@@ -106,6 +107,7 @@ def test_a_table_of_a_discrete_model():
     assert float((lp.value + lp.prior_mismatch - truth(TWO, path, x)).abs().max()) < 1e-3
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("divergence", ["nodes", "along"])
 def test_a_sample_is_the_same_in_any_batch(divergence):
     """Its own steps, nodes and probes: value, evaluations and products are its own."""
@@ -394,6 +396,7 @@ def test_errors_at_the_door(message):
         WRONG[message]()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "how",
     [

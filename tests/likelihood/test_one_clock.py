@@ -63,6 +63,7 @@ def one_clock(model, read):
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("read", "batch"),
     diagonal(list(READS.values()) if LONG else SOME, [2, 3, 8]),

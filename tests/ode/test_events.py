@@ -78,6 +78,7 @@ def maxima(y0, method, tolerance):
 PEERS = {"dopri5": "RK45", "dopri8": "DOP853", "bosh3": "RK23"}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("ours", "sync"), diagonal(list(PEERS), [1, 6]))
 def test_lotka_volterra_against_scipy(ours, sync):
     """All maxima of the prey: no worse than scipy's at the same tolerance; the last sample is also

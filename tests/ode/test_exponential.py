@@ -81,6 +81,7 @@ def test_encoding_and_back(solver):
     torch.testing.assert_close(back.last, x, rtol=0, atol=1e-3)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("solver", "compact"), diagonal([LOW, HIGH], [True, False]))
 def test_samples_alone_and_together(solver, compact):
     path = paths.VP()
@@ -109,6 +110,7 @@ def test_outputs_between(solver):
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "path", [paths.Linear(), paths.VP(), paths.Linear().flipped()], ids=["linear", "vp", "flipped"]
 )
@@ -121,6 +123,7 @@ def test_stops_at_t_min(path):
     torch.testing.assert_close(sol.last, wanted, rtol=0, atol=1e-2)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("solver", "control"),
     diagonal(["dopri5", "kvaerno3"], ["sample", "batch"]),
@@ -133,6 +136,7 @@ def test_other_solvers_take_the_velocity(solver, control):
     torch.testing.assert_close(sol.last, exact(path, x, (0.99, 0.01), 1e-8), rtol=0, atol=1e-4)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("solver", ["dopri5", "dpm_solver_23"])
 def test_conditions_of_the_samples_leave_with_them(solver):
     """A network that is asked about fewer samples gets their conditions, guided or not."""

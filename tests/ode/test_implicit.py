@@ -94,6 +94,7 @@ def test_wrong_figures_are_refused():
         ESDIRK("x", 3, pair.a, (0.1, -0.1, 0, 0), 3, "")
 
 
+@pytest.mark.few(1)
 @BOTH
 def test_measured_order(solver, linear):
     y0 = torch.tensor([[2.0, 1.5], [1.0, 1.0]], dtype=F64)
@@ -167,6 +168,7 @@ def test_van_der_pol(linear):
     assert sol.steps < 500
 
 
+@pytest.mark.few(1)
 @SOLVERS
 def test_stiff_problem_in_few_steps(solver):
     y0 = torch.ones(1, 1, dtype=F64)
@@ -213,6 +215,7 @@ def heat(t, y):
     return 1e4 / 4 * (padded[..., 2:] - 2 * y + padded[..., :-2]) + y * (1 - y * y) + torch.sin(t)
 
 
+@pytest.mark.long
 def test_krylov_on_a_larger_problem():
     y0 = torch.sin(torch.linspace(0, 3.1, 50, dtype=F64))[None]
     t = (0.0, 1.0 if LONG else 0.25)

@@ -44,6 +44,7 @@ def test_many_times_within_one_step():
     torch.testing.assert_close(sol.y, HALF * torch.exp(-t).view(-1, 1, 1), rtol=1e-12, atol=0)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("sync", "solver"), diagonal([2, 5, 8], ["dopri5", "dopri8"]))
 def test_the_same_output_however_seldom_the_host_looks(solver, sync):
     t = torch.linspace(0.0, 5.0, 23)

@@ -254,6 +254,7 @@ def test_open_methods_of_high_order(order):
     assert max(abs(r) for _, r in method.conditions()) < 1e-15 * method.scale
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "steps", "closed"),
     [(*a, b) for a, b in diagonal([("dopri5", 32), ("tsit5", 32), ("dopri8", 8)], [True, False])],

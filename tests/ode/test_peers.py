@@ -105,6 +105,7 @@ def test_a_stiff_mate_costs_nothing_here_and_three_times_there():
     assert there[1] > 3 * there[0]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("ours", "method"),
     [

@@ -74,6 +74,7 @@ def mean_flow(seed):
 WORK = [solved, lambda seed: solved(seed, linear="krylov"), nested, adapted, density, mean_flow]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "work", WORK, ids=["dense", "krylov", "nested", "adapter", "exact-forward", "mean-flow"]
 )

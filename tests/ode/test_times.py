@@ -59,6 +59,7 @@ def check_alone(f, y0, t, *args, **options):
     return whole
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("solver", "spans"), diagonal([*PAIRS, *ESDIRKS], list(SPANS)))
 def test_a_sample_is_the_same_alone(solver, spans):
     tolerance = LOOSE.get(solver, 1e-6)
@@ -70,6 +71,7 @@ def test_a_sample_is_the_same_alone(solver, spans):
     assert len(set(sol.steps.tolist())) > 2
 
 
+@pytest.mark.few(3)
 @parametrize(compact=[True, False], sync=[1, 3, 8], dtype=[torch.float32, torch.float64])
 def test_whoever_leaves_first(compact, sync, dtype):
     check_alone(forced, START.to(dtype), MIXED, sync=sync, compact=compact)

@@ -40,6 +40,7 @@ def integrated(problem, x, path, t, r, tolerance):
 CASES = [(a, *b) for a, b in diagonal(GAUSSIANS, [(0.95, 0.05), (0.1, 0.9)])]
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize(
     ("path", "problem", "u", "v"),
     [(p, *c) for p, c in diagonal([*PATHS.values(), *FLIPPED.values()], CASES)],
@@ -78,6 +79,7 @@ def test_gaussian_flow_carries_the_marginals():
     torch.testing.assert_close(torch.cov(x.T), cov, rtol=0, atol=0.02)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("p", "u", "v"),
     [

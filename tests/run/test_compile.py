@@ -48,6 +48,7 @@ def _clean():
     torch._dynamo.reset()
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("solver", list(ode.solvers()) if LONG else KINDS)
 def test_whole_loop_without_a_graph_break(solver):
     check(ode.Sampler(ode.Model(net, paths.VP(), "noise"), solver, STEPS, "karras"), seed=0)

@@ -33,6 +33,7 @@ def apart(a, b):
     return (a - b).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)
 
 
+@pytest.mark.few(24)
 @pytest.mark.parametrize(("solver", "blocks"), diagonal(list(ode.solvers()), [None, 3]))
 def test_exact_is_bitwise_the_loop_for_every_solver(solver, blocks):
     parareal, steps = ode.Parareal(blocks, exact=True), 4 if solver == "annealed_langevin" else 8
@@ -176,6 +177,7 @@ def test_rounds_and_evaluations_are_those_of_the_pipeline(coarse):
     assert loose.report.rounds <= 4 * k + 5 - k
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("make", "solver"),
     diagonal(

@@ -35,6 +35,7 @@ def apart(a, b):
     return float(((a - b).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)).max())
 
 
+@pytest.mark.few(24)
 @pytest.mark.parametrize(("solver", "size"), diagonal(list(ode.solvers()), [None, 5]))
 def test_exact_is_bitwise_the_loop_for_every_solver(solver, size):
     window = ode.Window(size, exact=True)
@@ -64,6 +65,7 @@ def test_exact_for_every_prediction(predicts):
     assert torch.equal(loop, got)
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize(
     ("solver", "options"), diagonal(list(ode.solvers()), [{}, {"size": 6}, {"stride": 1}])
 )

@@ -94,6 +94,7 @@ def test_linear_equations(solver, noise, calculus):
     assert as_tuple is None or torch.equal(as_tuple.last[0], solution.last)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("solver", "noise", "calculus", "way"),
     [
@@ -170,6 +171,7 @@ def loss(y):
     return (y * weights).real.sum() + y.abs().square().sum()
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize(
     ("solver", "noise", "calculus", "adjoint"),
     [(*c, a) for c in LINEAR for a in ("backprop", "reversible")[: 1 + (c[2] == "stratonovich")]],
@@ -193,6 +195,7 @@ def test_gradients_of_the_steps(solver, noise, calculus, adjoint):
         assert abs(g.reshape(-1)[0].item() - difference) < 1e-6 * max(1.0, abs(difference))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("solver", "noise", "calculus"), LINEAR if LONG else IN_TURN)
 def test_the_gradient_of_the_equation(solver, noise, calculus):
     """By its continuous adjoint, against that of the closed form, on one path."""

@@ -78,6 +78,7 @@ def start():
     return torch.linspace(0.5, 1.5, 6, **WIDE).reshape(3, 2)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("solver", "noise", "calculus", "kind"),
     [(*a, b) for a, b in diagonal(list(CASES), list(KINDS))],

@@ -99,6 +99,7 @@ def turned(solver, calculus, steps):
     return ode.solve_sde(lambda t, y: 0 * y, crossed, y0, (0, 1), solver, steps, **options).last
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("solver", "calculus"),
     [
@@ -130,6 +131,7 @@ def in_a_well(solver, steps, direction):
     return ode.solve_sde(f, growing, y0, solver=solver, steps=steps, **options).last
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("solver", "order"),
     [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 1.5), ("shark", 1.5)],

@@ -24,6 +24,7 @@ def plan_of(solver, path, grid, steps=None, **options):
     return ode.plan(solver, path, steps, grid, **options)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("predictor", "path"),
     diagonal(

@@ -28,6 +28,7 @@ def test_plain_langevin_keeps_what_it_started_with():
     assert share(x) - WEIGHT > 30 * SPREAD
 
 
+@pytest.mark.long
 def test_annealed_langevin_recovers_the_weights_and_the_modes():
     levels = [float(PATH.t_of_rho(s)) for s in np.geomspace(20.0, 0.1, 30)]
     x = ode.sample(

@@ -59,6 +59,7 @@ MEASURED = list(PATHS) if LONG else ["vp", "linear"]
 IN_TIME = [s for s in DETERMINISTIC if ode.solvers()[s].clock == "t"]
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize(
     ("solver", "name"),
     diagonal(SOLVERS, MEASURED, hard=list(itertools.product(IN_TIME, PATHS)) if LONG else ()),
@@ -69,6 +70,7 @@ def test_order_is_what_the_list_says(name, solver):
     assert abs(measured - order) <= (0.3 if order >= 4 else 0.2), measured
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("solver", "options", "cap"),
     [

@@ -49,6 +49,7 @@ CASES = [
 ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "solver"), CASES)
 def test_float32_error_falls_up_to_a_thousand_steps(name, solver):
     measured = errors(name, solver)

@@ -53,6 +53,7 @@ def test_one_path_in_log_snr(solver, order):
     assert abs(slope(solver, "shark", 512, "apart") - order) <= 0.2
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "solver",
     ["ddim(eta=1)", "dpmpp_3m_sde", "sa_solver", "dpm2_ancestral"]

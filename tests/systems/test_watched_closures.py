@@ -90,6 +90,7 @@ class Net(torch.nn.Module):
         return self.last(torch.tanh(self.first(torch.cat([x, t[:, None].to(x)], 1))))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_networks_say_what_to_set():
     compiled = torch.compile(Net(), backend="aot_eager")

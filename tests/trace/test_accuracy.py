@@ -28,6 +28,7 @@ def rms(x):
     return x.square().mean().sqrt().item()
 
 
+@pytest.mark.long
 @rows("sigma", FIGURES)
 def test_xtrace_errs_half_as_much_as_hutchinson(sigma):
     ours, _ = rms_and_stderr(trace.XTrace(PRODUCTS), sigma)

@@ -97,6 +97,7 @@ KINDS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("kind", "stop"), diagonal(list(KINDS), [8, 12]))
 def test_resumed_is_bitwise_the_whole_run(tmp_path, kind, stop):
     """Interrupted between checkpoints too: after 12 steps of 24 the last checkpoint is that of step

@@ -286,6 +286,7 @@ REFUSED = [("likelihood", torch.bfloat16), ("likelihood", None)]
 PRECISIONS = diagonal(list(KINDS), [None, *HALVES], hard=REFUSED)
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(("kind", "dtype"), PRECISIONS)
 def test_every_objective_goes_on_bitwise(tmp_path, kind, dtype):
     """Stopped three times: before the first checkpoint of its own, at one, and between two."""

@@ -113,6 +113,7 @@ def test_a_negated_network():
     assert found["model"].typed.startswith("ode.Model(lambda x, t: -net(x, t)")
 
 
+@pytest.mark.long
 def test_an_odd_time_scale():
     found = ode.check(
         ode.Model(network(ode.paths.VP(), "noise", 100.0), ode.paths.VP(), "noise"), DATA

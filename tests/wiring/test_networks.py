@@ -71,6 +71,7 @@ def test_a_trained_network(learned, path, predicts, wrong):
     assert found["training"].verdict == "right"
 
 
+@pytest.mark.long
 @rows("predicts", ["velocity"] + ["noise", "data", "v"] * LONG)
 def test_an_untrained_network_is_said_to_be_one(predicts):
     torch.manual_seed(3)
@@ -97,6 +98,7 @@ def squares(n, seed=0):
     )
 
 
+@pytest.mark.long
 def test_a_network_that_has_learned_little_is_not_read_wrong():
     found = ode.check(ode.Model(filtering, ode.paths.VP(), "noise"), squares(800))
     assert found.ok, found

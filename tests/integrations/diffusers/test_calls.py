@@ -107,6 +107,7 @@ def test_a_call_after_an_interrupted_one(solver):
     assert torch.equal(run(pipe), whole)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("name", "strength", "task"),
     diagonal(

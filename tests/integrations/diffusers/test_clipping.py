@@ -30,6 +30,7 @@ def both(kind: str, theirs, steps: int = 10, **call):
     return found
 
 
+@pytest.mark.few(3)
 @parametrize(
     call=[{}, {"use_clipped_model_output": True}],
     prediction=["epsilon", "v_prediction", "sample"],

@@ -51,6 +51,7 @@ def theirs(row, **config):
     return stock(name, **STABLE_DIFFUSION, **{**own, **config})
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("name", "kind"),
     diagonal(list(CLASSES), list(KINDS)),
@@ -74,6 +75,7 @@ PREDICTIONS = diagonal(list(CLASSES), ["v_prediction", "sample"], hard=[("dpm2",
 PREDICTIONS = [case for case in PREDICTIONS if case != ("dpm2", "sample")]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("name", "prediction"), PREDICTIONS)
 def test_predictions(name, prediction):
     assert (
@@ -82,6 +84,7 @@ def test_predictions(name, prediction):
     )
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("name", "guidance", "steps"),
     diagonal(list(CLASSES), [1.0, 3.0], [2, 17]),
@@ -91,6 +94,7 @@ def test_steps_and_guidance(name, steps, guidance):
     assert difference("sd", theirs(CLASSES[name]), steps, guidance_scale=guidance) < TOLERANCE
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("prediction", "steps", "spacing"),
     diagonal(["epsilon", "sample", "v_prediction"], [4, 10, 25], ["leading", "trailing"]),

@@ -54,6 +54,7 @@ def bounces(height, factor, count, above, sign=1.0, dtype=torch.float64, **how):
     return times
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("above", "tolerance", "sign"),
     diagonal([0.0, 1e-15, -1e-15, 1.0, -1.0], [1e-4, 1e-6, 1e-8], [1.0, -1.0]),

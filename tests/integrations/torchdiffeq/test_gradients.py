@@ -71,6 +71,7 @@ def test_by_tolerance(field, t):
 KINDS = ["tsit5", "rk4", "implicit_adams", "sdirk2", "radauIIA3"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "method",
     ["dopri5", "dopri8", "tsit5", "rk4", "implicit_adams", *IMPLICIT] if LONG else KINDS,

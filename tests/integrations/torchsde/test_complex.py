@@ -139,6 +139,7 @@ def test_pairs_of_reals(calculus, method, noise):
         assert gap(walked, [numbers(other[0]), *other[1:]]) < 1e-12
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("calculus", "method", "noise", "kind"),
     [(*a, b) for a, b in diagonal(SOME, [torch.float64, torch.complex128])],
