@@ -1,5 +1,13 @@
 """Problems with known answers: Gaussians and Gaussian mixtures, whose score, flow and density are
-exact on every path."""
+exact on every path.
+
+Example:
+    >>> import odesolve as ode
+    >>> problem = ode.problems.mixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], std=0.2)
+    >>> model = problem.model(ode.paths.VP(), "noise")
+    >>> problem.sample(4).shape, problem.log_prob(problem.sample(4)).shape
+    (torch.Size([4, 2]), torch.Size([4]))
+"""
 
 from __future__ import annotations
 

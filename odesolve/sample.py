@@ -55,7 +55,16 @@ class Sample:
     With ``batch=`` each chunk is a solve of its own: ``arrived`` (B,) says of every sample whether
     its chunk's was "ok"; ``status``, ``t`` and ``steps`` are those of the first that diverged.
     ``nfe`` is a chunk's, as without: the network is called so often for each of them. Densities of
-    chunks that diverged are NaN."""
+    chunks that diverged are NaN.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> found = ode.sample(model, (4, 2), "ddim", steps=10, seed=0, full=True)
+        >>> found.status, found.steps, found.nfe, found.x.shape
+        ('ok', 10, 10, torch.Size([4, 2]))
+    """
 
     x: Tensor
     status: str
@@ -185,7 +194,17 @@ def sample(
 
     Returns the final state, in the state's dtype, or a ``Sample``.
     Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the
-    solve blows up."""
+    solve blows up.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> x = ode.sample(model, (4, 2), steps=10, seed=0)
+        >>> found = ode.sample(model, (4, 2), "DPM++ 2M Karras", steps=10, seed=0, full=True)
+        >>> found.status, found.nfe
+        ('ok', 10)
+    """
     chosen = chosen_plan(model, plan, solver, steps, grid, options)
     check_start(chosen, model, noise)
     request = SampleOptions(
@@ -323,7 +342,18 @@ def iterate(
     Arguments as for ``sample``. Step i is the state after step i; the start state is not yielded.
     With ``stats`` a step also has the mean, standard deviation and log-probability of what it drew,
     from the same pass over memory, as those need who train on samplers (Black et al. 2024, DDPO).
-    Raises PlanError where the steps are not a mean plus one Gaussian draw."""
+    Raises PlanError where the steps are not a mean plus one Gaussian draw.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> for step in ode.iterate(model, (4, 2), "ddim", steps=3, seed=0):
+        ...     print(step.index, step.data.shape)
+        1 torch.Size([4, 2])
+        2 torch.Size([4, 2])
+        3 torch.Size([4, 2])
+    """
     chosen = chosen_plan(model, plan, solver, steps, grid, options)
     check_start(chosen, model, noise)
     warn_of_training(model.net)
@@ -342,7 +372,18 @@ def iterate(
 @unwatched
 def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never
-    interrupted."""
+    interrupted.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> steps = ode.iterate(model, (4, 2), "ddim", steps=4, seed=0)
+        >>> saved = next(steps).cursor.state_dict()  # torch.save takes it
+        >>> whole = ode.sample(model, (4, 2), "ddim", steps=4, seed=0)
+        >>> bool((ode.resume(model, saved) == whole).all())
+        True
+    """
     check_model(model)
     cursor = shaped(saved, Saved, SAVED, texts=True)
     restored = Plan.from_json(cursor.plan, model.path)
@@ -369,6 +410,16 @@ def invert(
     x has shape (B, ...), of which ``batch`` at most are solved at once; the result is the state at
     the noise end. Divide by ``model.path.prior_std`` for unit noise. ``steps`` are 50 by default,
     or those of a list of times, which go from the noise to the data as for ``ode.sample``.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> x = problem.sample(4)
+        >>> noise = ode.invert(model, x, "heun", steps=100) / model.path.prior_std
+        >>> back = ode.sample(model, noise, "heun", steps=100)
+        >>> bool((back - x).abs().max() < 1e-2)
+        True
     """
     steps = INVERSION if steps is None and not is_listed(grid) else steps
     chosen = plan_for(model, solver, steps, grid, {**options, "reverse": True})

@@ -92,8 +92,9 @@ def solve(
             method of ``tableaus`` too: euler, midpoint, heun, ralston, heun3, rk4, rk4_38.
         steps: how many equal steps lie between two neighbouring times, one number for all or one
             per interval, without error control.
-        rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|,
-            |y1|)) is at most 1; numbers, or one per sample (B,).
+        rtol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|, |y1|)) is
+            at most 1; a number, or one per sample (B,).
+        atol: the same, absolute.
         control: "sample", or "batch" for one step that all samples share; by default by the form of
             y0. A function that takes one time for all samples, as t[0] or t.mean(), is right with
             "batch" only (t has no dimensions then): with steps of their own rows have times of
@@ -103,8 +104,8 @@ def solve(
             still running.
         first_step: length of the first step; by default by Hairer, Norsett and Wanner 1993, II.4
             (one evaluation).
-        min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends
-            its sample.
+        min_step: the shortest step; one that fails ends its sample.
+        max_step: the longest step.
         max_steps: attempts a sample may make. ``max_calls``: evaluations of f after which it makes
             no further attempt (looked at once in ``sync``; an attempt that has begun is finished);
             by default what ``max_steps`` makes of them.
@@ -151,7 +152,16 @@ def solve(
 
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated
-    again."""
+    again.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> y0 = torch.tensor([[1.0], [2.0]])  # two samples, each with steps of its own
+        >>> solution = ode.solve(lambda t, y: -y, y0, (0.0, 1.0), rtol=1e-6)
+        >>> (solution.y[-1] / y0).flatten()  # exp(-1)
+        tensor([0.3679, 0.3679])
+    """
     check_settings(
         max_steps, controller, sync, args, dense=dense, compact=compact, progress=progress
     )

@@ -48,6 +48,13 @@ class BrownianPath:
     generator.
 
     Raises OdesolveError for a shape or an interval that cannot be used.
+
+    Example:
+        >>> import odesolve as ode
+        >>> path = ode.BrownianPath((2, 3), t=(0.0, 1.0), seed=0)  # two samples of three numbers
+        >>> whole, halves = path(0.0, 1.0), path(0.0, 0.5) + path(0.5, 1.0)
+        >>> bool((whole - halves).abs().max() < 1e-6)
+        True
     """
 
     def __init__(

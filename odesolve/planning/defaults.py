@@ -92,6 +92,12 @@ def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **co
 
     ``grid`` replaces the grid of the choice; of a list of times ``nfe`` is their number of steps,
     and None will do. ``common`` goes to ``ode.plan``. Raises OdesolveError as ``ode.plan`` does.
+
+    Example:
+        >>> import odesolve as ode
+        >>> plan = ode.default_plan(ode.paths.VP(), nfe=10)
+        >>> plan.nfe, plan == ode.default_plan(ode.paths.VP(), 10)
+        (10, True)
     """
     rule = None if grid is None else parse_grid(grid) if isinstance(grid, str) else named(grid)
     listed = isinstance(rule, Listed)

@@ -33,7 +33,18 @@ class Sampler:
     solve that diverges returns what it returns. ``torch.compile(sampler, fullgraph=True)`` compiles
     the whole loop with the network, and ``executor=ode.Graph(model, like)`` replays it as a
     captured graph. ``dtype`` is the state's, float32 or float64. With ``batch`` at most that many
-    samples are solved at once. Scales that are functions of time were asked when this was made."""
+    samples are solved at once. Scales that are functions of time were asked when this was made.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> sampler = ode.Sampler(model, "unipc_2", steps=10)
+        >>> x = sampler(torch.randn(4, 2), seed=0)
+        >>> x.shape
+        torch.Size([4, 2])
+    """
 
     @door("ode.Sampler")
     def __init__(

@@ -36,6 +36,17 @@ class Writer:
     the first evaluation by the analytic guess for unit-variance data far out in the noise (Dockhorn
     et al. 2022, section 3.3). ``tree`` takes all noise from one Brownian path in log-SNR, so that
     plans with other numbers of steps follow the same path; ``source`` takes it from there instead.
+
+    Example:
+        >>> import odesolve as ode
+        >>> def my_ddim(w):
+        ...     x = w.start
+        ...     for s, t in w.steps:
+        ...         a = t.sigma / s.sigma
+        ...         x = w.step(t, a * x + (t.alpha - a * s.alpha) * w.data(x, s))
+        >>> plan = ode.plan(my_ddim, ode.paths.VP(), steps=4)
+        >>> plan.diff(ode.plan("ddim", ode.paths.VP(), steps=4)).same()
+        True
     """
 
     def __init__(

@@ -42,7 +42,16 @@ class Check:
     none could be asked; ``same`` those that fit as well as the best, and so give the same sampler
     up to a re-timing or to what these data can tell; ``fits`` all that were tried, best first;
     ``model`` the network read as ``best`` says; ``data`` whether data were given; ``calls`` of the
-    network and ``seconds``."""
+    network and ``seconds``.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> found = ode.check(model, problem.sample(256), seed=0)
+        >>> found.ok, found["prediction"].verdict
+        (True, 'right')
+    """
 
     findings: list[Finding]
     declared: Fit | None = None
