@@ -70,12 +70,13 @@ def words(keys: Tensor, stream: Tensor | int, n: int) -> Tensor:
     ``keys`` is (B, 2) int64, a row (seed, sample id); ``stream`` a number of 64 bits or one per
     sample, (B,). Element e is word e % 4 of the counter (e // 4, sample id, stream low, stream
     high) under the key (seed low, seed high)."""
-    refusals.keys(keys, len(keys))
+    batch = keys.shape[0]  # len(keys) would fix an exported program's batch
+    refusals.keys(keys, batch)
     quad = torch.arange((n + 3) // 4, dtype=torch.int64, device=keys.device)[None, :]
     seed = keys[:, 0:1]
     sample = keys[:, 1:2] & _LOW
-    where = streams(stream, keys.device, len(keys)).reshape(-1, 1)
-    shape = (keys.shape[0], quad.shape[1])
+    where = streams(stream, keys.device, batch).reshape(-1, 1)
+    shape = (batch, quad.shape[1])
     counter = (quad, sample, where & _LOW, (where >> 32) & _LOW)
     out = philox(tuple(c.expand(shape) for c in counter), (seed & _LOW, (seed >> 32) & _LOW))
     return torch.stack(out, dim=-1).flatten(1)[:, :n]
@@ -101,9 +102,8 @@ def box_muller(a: Tensor, b: Tensor) -> Tensor:
     radius = (-2.0 * log(u)).double().sqrt().float()
     signed = b - ((b >> 31) << 32)
     quadrant = (signed + 2**29) >> 30
-    y = (signed - (quadrant << 30)).float() * torch.tensor(
-        QUARTER_TURN, dtype=torch.float32, device=b.device
-    )
+    # A number and no tensor made here: exported programs hold no such constants.
+    y = (signed - (quadrant << 30)).float() * QUARTER_TURN
     sin, cos = sin_cos(y)
     odd = (quadrant & 1) == 1
     s = torch.where(odd, cos, sin)

@@ -19,7 +19,10 @@ PROGRESS = re.compile(r"^odesolve: .* after [0-9:]+.*\n", re.MULTILINE)  # of a 
 DOCUMENTS = [f for f in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if f.exists()]
 APART = {"train_digits.py"}  # which test_trained_digits.py runs
 EXAMPLES = sorted(f for f in (ROOT / "examples").glob("*.py") if f.name not in APART)
-NEEDS = {"training-elsewhere.md": ("lightning", "accelerate")}  # whose own warnings are theirs
+NEEDS = {  # whose own warnings are theirs
+    "deployment.md": (),  # torch.export's
+    "training-elsewhere.md": ("lightning", "accelerate"),
+}
 SHORTER = {  # arguments of examples that take long
     "annealed_langevin.py": ["--samples", "16"],
     "bridge.py": ["--steps", "4"],
