@@ -1,4 +1,5 @@
-"""python website: writes the pages of the site into build/docs, for mkdocs to build.
+"""python website: writes the pages of the site into build/docs, and its settings into
+build/mkdocs.yml, for mkdocs to build.
 
 Written before and not by hooks: what builds the site sees plain pages, whichever builder it is.
 """
@@ -9,19 +10,23 @@ import shutil
 
 import formulas
 import links
+import navigation
 import pages
 
 TARGET = pages.ROOT / "build" / "docs"
 
 
 def write() -> None:
-    """All pages: those of docs/, and those that are made."""
+    """All pages, those of docs/ and those that are made, and the settings."""
     shutil.rmtree(TARGET, ignore_errors=True)
     shutil.copytree(pages.ROOT / "docs", TARGET)
     for path in sorted(TARGET.rglob("*.md")):
         _write(str(path.relative_to(TARGET)), path.read_text())
     for uri, text in pages.made():
         _write(uri, text)
+    uris = [str(path.relative_to(TARGET)) for path in TARGET.rglob("*.md")]
+    settings = navigation.complete((pages.ROOT / "mkdocs.yml").read_text(), uris)
+    (TARGET.parent / "mkdocs.yml").write_text(settings)
 
 
 def _write(uri: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 import odesolve as ode
@@ -65,9 +66,10 @@ def pages() -> Iterator[tuple[str, str]]:
 def path(name: str) -> str:
     """Where a public name is defined."""
     value = getattr(ode, name)
-    if hasattr(value, "__file__"):
-        return value.__name__
-    return f"{value.__module__}.{value.__qualname__}"
+    module = value.__name__ if inspect.ismodule(value) else value.__module__
+    # where the source lies: an install puts kernels/ into the package
+    module = module.replace("odesolve.kernels", "kernels")
+    return module if inspect.ismodule(value) else f"{module}.{value.__qualname__}"
 
 
 def _solvers() -> str:
