@@ -47,6 +47,7 @@ def sdedit(
     """SDEdit: noise a guide up to time t and sample from there (Meng et al. 2022, algorithm 1).
 
     Args:
+        model: an ``ode.Model``.
         guide: data (B, ...) to begin with.
         t: time of the path, by default where signal and noise are alike for unit data; nearer to
             the noise more is changed.
@@ -109,6 +110,10 @@ def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tens
     """Noise between two noises along a great circle, of each sample (Shoemake 1985): (B, ...) for a
     number, (n, B, ...) for n.
 
+    Args:
+        a, b: noises (B, ...).
+        share: from 0 (a) to 1 (b), one number or n of them.
+
     It keeps the norm where both have the same; straight interpolation of independent noises would
     lose 30 % of it. Samples that point the same way are interpolated straight.
 
@@ -160,8 +165,13 @@ def interpolate(
     """Data between two data (B, ...), (n, B, ...) for n shares: both encoded, their noises joined
     by ``slerp``, and decoded.
 
-    Song et al. 2021 (DDIM, section 5.3). ``solver``, ``steps`` (50) and ``grid`` as for
-    ``ode.invert``; deterministic ones.
+    Args:
+        model: an ``ode.Model``.
+        a, b: data (B, ...).
+        shares: n numbers, from 0 (a) to 1 (b).
+        solver, steps, grid, options: as for ``ode.invert``; deterministic ones.
+
+    Song et al. 2021 (DDIM, section 5.3).
 
     Example:
         >>> import odesolve as ode

@@ -106,9 +106,10 @@ def solve(
             (one evaluation).
         min_step: the shortest step; one that fails ends its sample.
         max_step: the longest step.
-        max_steps: attempts a sample may make. ``max_calls``: evaluations of f after which it makes
-            no further attempt (looked at once in ``sync``; an attempt that has begun is finished);
-            by default what ``max_steps`` makes of them.
+        max_steps: attempts a sample may make.
+        max_calls: evaluations of f after which it makes no further attempt (looked at once in
+            ``sync``; an attempt that has begun is finished); by default what ``max_steps`` makes of
+            them.
         controller: an ``odesolve.ode.Controller``.
         events: ``Event``s to find on the way.
         stops: times at which f jumps, within the span or not: steps end there and begin anew on the

@@ -40,6 +40,7 @@ class BrownianPath:
         area: also know the space-time Levy areas. That path is another one, and a query costs about
             four times as much.
         dtype: of the increments; sums of single intervals are taken in float64.
+        device: where they are computed.
         depth: the interval is resolved to 2^-depth of its length; times are moved to the nearest
             such tick. A path of another depth is the same path.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -50,7 +51,7 @@ def plan(
     reverse: bool = False,
     snap: bool = False,
     tree: bool = False,
-    **options,
+    **options: Any,
 ) -> Plan:
     """The plan of a solver on a path: the table of all its coefficients, in float64 on the host.
 
@@ -209,8 +210,11 @@ def _tableau_entry(tableau: Tableau) -> Solver:
 
 @door("ode.load_plan")
 def load_plan(text: str, path: Path | None = None) -> Plan:
-    """The plan in a JSON text, with the path that it names (give the path if that is a table of
-    your own).
+    """The plan in a JSON text, with the path that it names.
+
+    Args:
+        text: what ``Plan.to_json`` gave.
+        path: needed only where it is a table of your own.
 
     Example:
         >>> import odesolve as ode

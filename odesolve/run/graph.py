@@ -45,7 +45,7 @@ class Graph:
         >>> import odesolve as ode
         >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
         >>> model = problem.model(ode.paths.VP())
-        >>> graph = ode.Graph(model, like=torch.zeros(4, 2), steps=32)  # without a GPU the loop runs
+        >>> graph = ode.Graph(model, like=torch.zeros(4, 2), steps=32)
         >>> for solver, steps in (("ddim", 10), ("dpmpp_2m", 20)):  # one capture serves both
         ...     x = ode.sample(model, (4, 2), solver, steps=steps, seed=0, executor=graph)
     """
