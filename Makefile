@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 APART := $(VENV)/sanitize
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format sanitize bench bench-record accuracy systems docs gallery coverage release-check clean
+.PHONY: help demo test test-long check format sanitize bench bench-record accuracy systems docs site gallery coverage release-check clean
 
 # Idle OpenMP workers sleep instead of spinning: on a small or busy machine spinning costs milliseconds per region.
 export OMP_WAIT_POLICY := passive
@@ -68,6 +68,10 @@ systems: $(VENV)/.test  ## check every system of the field against what is known
 docs: $(VENV)/.test  ## run every code block of the README and every example
 	$(PYTEST) tests/docs $(ARGS)
 
+site: $(VENV)/.site  ## build the pages as a site with search into build/site; every warning is an error
+	$(PY) website
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build -f build/mkdocs.yml
+
 gallery: $(VENV)/.test  ## train the examples and draw the pictures of docs/gallery, some 20 minutes
 	mkdir -p docs/gallery
 	cd examples && for name in $$(grep -l -e '--out' *.py | sed 's/\.py$$//'); do \
@@ -83,12 +87,12 @@ clean:  ## remove everything that make wrote, .venv included
 	rm -rf $(VENV) build dist demo-output htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One environment, filled as far as a verb needs: .venv/.demo, .venv/.test and .venv/.dev are stamps named like the
-# extras. A larger extra contains the smaller ones, so it sets their stamps too.
-covers_test := demo
-covers_dev := demo test
+# One environment, filled as far as a verb needs: .venv/.demo, .venv/.site, .venv/.test and .venv/.dev are stamps named
+# like the extras. A larger extra contains the smaller ones, so it sets their stamps too.
+covers_test := demo site
+covers_dev := demo site test
 SOURCES := pyproject.toml constraints.txt peers.txt $(wildcard CMakeLists.txt csrc/*)
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev $(VENV)/.release: $(VENV)/.%: $(SOURCES) | $(PY)
+$(VENV)/.demo $(VENV)/.site $(VENV)/.test $(VENV)/.dev $(VENV)/.release: $(VENV)/.%: $(SOURCES) | $(PY)
 	@echo 'Setting up $(VENV) for "$*" (the first time takes a minute or more)'
 	$(INSTALL) -c constraints.txt -e '.[$*]'
 	$(if $(filter test dev,$*),$(INSTALL) --no-deps -r peers.txt)

@@ -55,7 +55,13 @@ class Backend:
 @functools.lru_cache(1)
 def backend() -> Backend:
     """The backends in use; ``ODESOLVE_BACKEND`` forces one. Raises RuntimeError if the forced one
-    is not there."""
+    is not there.
+
+    Example:
+        >>> import odesolve as ode
+        >>> sorted(ode.backend().devices)
+        ['cpu', 'cuda']
+    """
     wanted = os.environ.get("ODESOLVE_BACKEND")
     if wanted is not None and wanted not in BACKENDS:
         raise RuntimeError(

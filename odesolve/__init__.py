@@ -24,9 +24,10 @@ from odesolve.run import Graph, Window
 from odesolve.sample import Sample, invert, iterate, resume, sample
 from odesolve.sampling.parareal import Parareal
 from odesolve.sampling.sampler import Sampler
-from odesolve.sde import SDESolution, solve_sde
+from odesolve.sde import solve_sde
 from odesolve.solve import Event, Solution, solve
 from odesolve.solvers import Writer, solver
+from odesolve.stochastic.solution import SDESolution
 from odesolve.version import __version__ as __version__
 from odesolve.wiring import Check, check
 

@@ -93,7 +93,16 @@ def dequantise(
             draws of one seed.
 
     The result is float32, or float64 for float64 data. Raises OdesolveError for values off the
-    levels."""
+    levels.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> x = torch.arange(256.0).reshape(1, 256) / 127.5 - 1  # 8-bit values in [-1, 1]
+        >>> spread = ode.dequantise(x, seed=0)
+        >>> spread.x.shape, bool(spread.x.min() >= -1), bool(spread.x.max() <= 1)
+        (torch.Size([1, 256]), True, True)
+    """
     k = _whole(x, levels, low, high)
     draw = whole("draw", draw)
     z = torch.empty_like(k)
@@ -212,6 +221,15 @@ def bits_per_dim(
             the same for all draws, so ``stderr`` does not fall with their number.
 
     Raises OdesolveError for arguments that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> model = ode.problems.gaussian(torch.zeros(4), std=0.3).model(ode.paths.VP())
+        >>> images = torch.tensor([[0, 128, 255, 127], [130, 120, 128, 126]])
+        >>> bits = ode.bits_per_dim(model, images, seed=0)
+        >>> bool(bits.value[0] > bits.value[1])  # the first is less likely
+        True
     """
     draws = whole("draws", draws, 1)
     seed = fresh_seed() if seed is None else seed

@@ -47,6 +47,7 @@ def sdedit(
     """SDEdit: noise a guide up to time t and sample from there (Meng et al. 2022, algorithm 1).
 
     Args:
+        model: an ``ode.Model``.
         guide: data (B, ...) to begin with.
         t: time of the path, by default where signal and noise are alike for unit data; nearer to
             the noise more is changed.
@@ -55,6 +56,14 @@ def sdedit(
             as a default: that of ``ode.sample``, whose analytic first step is for the noise end.
 
     Returns what ``ode.sample`` does. Raises OdesolveError for a time outside the path.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> ode.sdedit(model, torch.zeros(4, 2), t=0.5, steps=10, seed=0).shape
+        torch.Size([4, 2])
     """
     refuse_others("ode.sdedit", set(), {k: v for k, v in options.items() if k in BEGUN_BY})
     path = model.path
@@ -101,8 +110,19 @@ def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tens
     """Noise between two noises along a great circle, of each sample (Shoemake 1985): (B, ...) for a
     number, (n, B, ...) for n.
 
+    Args:
+        a, b: noises (B, ...).
+        share: from 0 (a) to 1 (b), one number or n of them.
+
     It keeps the norm where both have the same; straight interpolation of independent noises would
     lose 30 % of it. Samples that point the same way are interpolated straight.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> ode.slerp(a, b, 0.5)
+        tensor([[0.7071, 0.7071]])
     """
     _check_batches(a=a, b=b)
     if a.shape != b.shape or a.dim() < 2:
@@ -145,8 +165,22 @@ def interpolate(
     """Data between two data (B, ...), (n, B, ...) for n shares: both encoded, their noises joined
     by ``slerp``, and decoded.
 
-    Song et al. 2021 (DDIM, section 5.3). ``solver``, ``steps`` (50) and ``grid`` as for
-    ``ode.invert``; deterministic ones."""
+    Args:
+        model: an ``ode.Model``.
+        a, b: data (B, ...).
+        shares: n numbers, from 0 (a) to 1 (b).
+        solver, steps, grid, options: as for ``ode.invert``; deterministic ones.
+
+    Song et al. 2021 (DDIM, section 5.3).
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> a, b = problem.sample(2), problem.sample(2, seed=1)
+        >>> ode.interpolate(model, a, b, [0.0, 0.5, 1.0], steps=20).shape
+        torch.Size([3, 2, 2])
+    """
     _check_batches(a=a, b=b)
     refuse_lost("a or b", (a, b), None)
     shares = _shares(shares).reshape(-1)

@@ -23,7 +23,16 @@ _DROPPED = str.maketrans("", "", " -_")
 
 
 class OdesolveError(ValueError):
-    """An argument cannot be used; the message says what to type instead."""
+    """An argument cannot be used; the message says what to type instead.
+
+    Example:
+        >>> import odesolve as ode
+        >>> try:
+        ...     ode.plan("dpmpp_2n", ode.paths.VP())
+        ... except ode.OdesolveError as error:
+        ...     print(error)
+        unknown solver 'dpmpp_2n': did you mean 'dpmpp_2s' or 'dpmpp_2m'?
+    """
 
 
 class UnknownOption(OdesolveError, TypeError):
@@ -42,14 +51,35 @@ class UnknownOption(OdesolveError, TypeError):
 
 
 class PlanError(OdesolveError):
-    """A plan breaks one of its laws, or cannot be lowered onto this model."""
+    """A plan breaks one of its laws, or cannot be lowered onto this model.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> import odesolve as ode
+        >>> plan = ode.plan("ddim", ode.paths.VP(), steps=2)
+        >>> try:
+        ...     replace(plan, result="x9").check()
+        ... except ode.PlanError as error:
+        ...     print(error)
+        ddim: the result 'x9' is never defined
+    """
 
 
 class Diverged(ArithmeticError):
     """A solve met a value that is not finite.
 
     Attributes: ``state`` the last finite state, ``t`` its time, ``step`` the number of finished
-    steps."""
+    steps.
+
+    Example:
+        >>> import odesolve as ode
+        >>> model = ode.Model(lambda x, t: x / 0, ode.paths.VP(), predicts="noise")
+        >>> try:
+        ...     ode.sample(model, (1, 2), "ddim", steps=4, seed=0)
+        ... except ode.Diverged as error:
+        ...     print(error.step, bool(error.state.isfinite().all()))
+        0 True
+    """
 
     def __init__(self, message: str, state: Any, t: float, step: int):
         super().__init__(message)
@@ -177,3 +207,12 @@ def warn(message: str) -> None:
         frame = frame.f_back
         level = level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def distinct(value: float, *others: float) -> list[str]:
+    """The numbers as text, with enough digits to tell the first from the others."""
+    for digits in range(6, 18):
+        texts = [f"{v:.{digits}g}" for v in (value, *others)]
+        if texts[0] not in texts[1:]:
+            break
+    return texts

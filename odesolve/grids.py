@@ -1,4 +1,13 @@
-"""Time grids: n + 1 times from the noise end of a path to its data end, strictly monotone."""
+"""Time grids: n + 1 times from the noise end of a path to its data end, strictly monotone.
+
+Example:
+    >>> import odesolve as ode
+    >>> times = ode.grids.make(ode.grids.Karras(rho=7.0), ode.paths.VE(), 4)
+    >>> len(times), times[0], times[-1]  # the noise, the data
+    (5, 1.0, 0.0)
+    >>> ode.plan("heun", ode.paths.VE(), steps=4, grid="karras").grid == times
+    True
+"""
 
 from __future__ import annotations
 
@@ -13,7 +22,7 @@ from torch import Tensor
 from odesolve.doors.annotations import meant
 from odesolve.doors.values import row, whole
 from odesolve.doors.words import fits
-from odesolve.errors import OdesolveError, plain, short, unknown
+from odesolve.errors import OdesolveError, distinct, plain, short, unknown
 from odesolve.paths import Path, unknown_grid
 from odesolve.paths.snapping import snapped
 
@@ -378,7 +387,7 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
     near = (lam == inside) | beside | (rho == 0.0)
     if not bool(near.all()):
         lowest = 0.0 if float(path.sigma(path.t_data)) == 0.0 else math.exp(-last)
-        sigma, low, high = _distinct(float(rho[~near][0]), lowest, math.exp(-first))
+        sigma, low, high = distinct(float(rho[~near][0]), lowest, math.exp(-first))
         raise OdesolveError(
             f"the grid leaves the path's range: sigma={sigma} is not in [{low}, {high}]; give "
             "noise levels inside"
@@ -414,7 +423,7 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
     if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
         falls = times[0] > times[-1]
         k = next(k for k, (a, b) in enumerate(pairs) if (a > b) != falls or a == b)
-        pair = ", ".join(_distinct(given[k], given[k + 1]))
+        pair = ", ".join(distinct(given[k], given[k + 1]))
         raise OdesolveError(
             f"the grid is not strictly monotone at t={pair}: give increasing or decreasing"
         )
@@ -430,7 +439,7 @@ def inside(path: Path, t: float, rounding: float = 0.0) -> float:
     beyond, at = path.lam(torch.tensor([t, end], dtype=torch.float64)).tolist()
     if abs(beyond - at) <= max(LOG_SNR, rounding):
         return end
-    time, low, high = _distinct(t, low, high)
+    time, low, high = distinct(t, low, high)
     raise OdesolveError(
         f"the grid leaves the path's range: t={time} is not in [{low}, {high}]; give times inside"
     )
@@ -439,12 +448,3 @@ def inside(path: Path, t: float, rounding: float = 0.0) -> float:
 def _rounding(values: object) -> float:
     """The rounding of numbers in half precision relative to their size; 0 for wider ones."""
     return HALF.get(str(getattr(values, "dtype", "")).rpartition(".")[2], 0.0)
-
-
-def _distinct(value: float, *others: float) -> list[str]:
-    """The numbers as text, with enough digits to tell the first from the others."""
-    for digits in range(6, 18):
-        texts = [f"{v:.{digits}g}" for v in (value, *others)]
-        if texts[0] not in texts[1:]:
-            break
-    return texts

@@ -39,6 +39,14 @@ class Chains:
         kept: states after every ``keep`` steps, (n // keep, B, ...); None without ``keep``.
         acceptance: share of the proposals that each chain accepted, (B,) float64.
         log_prob: log-density of the last states, (B,) float64.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> normal = lambda x: -0.5 * x.square().sum(1)
+        >>> chains = ode.mala(normal, torch.zeros(8, 2), 0.5, n=50, seed=0)
+        >>> chains.x.shape, bool((chains.acceptance > 0.5).all())
+        (torch.Size([8, 2]), True)
     """
 
     x: Tensor = field(repr=False)
@@ -80,6 +88,13 @@ def langevin(
             last.
 
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> x = ode.langevin(lambda x: -x, torch.zeros(1000, 2), step=0.1, n=100, seed=0)
+        >>> round(float(x.std()), 1)
+        1.0
     """
     check_call(score, "score", "x")
     x = _start(x, n, keep)
@@ -136,6 +151,14 @@ def mala(
         keep: also return the states after every ``keep`` steps.
 
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> normal = lambda x: -0.5 * x.square().sum(1)
+        >>> chains = ode.mala(normal, torch.zeros(1000, 2), step=0.5, n=100, seed=0)
+        >>> round(float(chains.x.std()), 1), round(float(chains.acceptance.mean()), 1)
+        (1.0, 0.9)
     """
     check_call(log_prob, "log_prob", "x")
     if score is not None:

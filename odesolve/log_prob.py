@@ -118,6 +118,15 @@ def log_prob(
 
     Returns a ``LogProb``, in nats; of="plan" a ``PlanDensity``, with the smallest singular value of
     the map's Jacobian. Raises OdesolveError for arguments that cannot be used.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> x = problem.sample(4)
+        >>> found = ode.log_prob(model, x)
+        >>> bool((found.value - problem.log_prob(x)).abs().max() < 1e-2)
+        True
     """
     options = DensityOptions(
         t=t,

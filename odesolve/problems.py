@@ -1,5 +1,13 @@
 """Problems with known answers: Gaussians and Gaussian mixtures, whose score, flow and density are
-exact on every path."""
+exact on every path.
+
+Example:
+    >>> import odesolve as ode
+    >>> problem = ode.problems.mixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], std=0.2)
+    >>> model = problem.model(ode.paths.VP(), "noise")
+    >>> problem.sample(4).shape, problem.log_prob(problem.sample(4)).shape
+    (torch.Size([4, 2]), torch.Size([4]))
+"""
 
 from __future__ import annotations
 
@@ -46,11 +54,11 @@ class Mixture:
 
     def __init__(
         self,
-        weights,
-        means,
+        weights: Any,
+        means: Any,
         *,
         std: float | Sequence[float] | Tensor | None = None,
-        cov=None,
+        cov: Any = None,
     ):
         means = _finite("means", means, "(K, ...)").detach()
         w = _finite("weights", weights, "(K,)").detach()
@@ -208,7 +216,7 @@ class Mixture:
         return (q.alpha * mean + z).reshape(x.shape)
 
     @fits_as("problem.model")
-    def model(self, path: Path, predicts: str = "data", **options) -> Model:
+    def model(self, path: Path, predicts: str = "data", **options: Any) -> Model:
         """The exact network of this problem on a path, with any prediction type, as an
         ``ode.Model``."""
         sigma_data = options.get("sigma_data", 0.5)
@@ -334,9 +342,20 @@ def _column(c: Tensor, x: Tensor) -> Tensor:
 
 
 @fits
-def gaussian(mean=0.0, std: float | None = None, cov=None, shape: tuple[int, ...] = ()) -> Mixture:
-    """A single Gaussian; its probability-flow map is exact (``solution``). ``shape`` is that of one
-    sample."""
+def gaussian(
+    mean: Any = 0.0,
+    std: float | None = None,
+    cov: Any = None,
+    shape: tuple[int, ...] = (),
+) -> Mixture:
+    """A single Gaussian; its probability-flow map is exact (``solution``).
+
+    Args:
+        mean: a number, or of the shape of one sample.
+        std: one number, 1 by default.
+        cov: or a covariance (D, D), D the size of one sample.
+        shape: of one sample, where the mean is a number.
+    """
     mean = numbers("mean", mean, "finite numbers").detach()
     if not isinstance(shape, (tuple, list)):
         raise OdesolveError(f"shape={short(shape)}: give that of one sample, such as (3, 32, 32)")
@@ -350,9 +369,15 @@ def gaussian(mean=0.0, std: float | None = None, cov=None, shape: tuple[int, ...
 
 
 @fits
-def mixture(weights, means, std=None, cov=None) -> Mixture:
-    """A Gaussian mixture: weights (K,), means (K, ...), and std (a number or (K,)) or cov (K, D,
-    D)."""
+def mixture(weights: Any, means: Any, std: Any = None, cov: Any = None) -> Mixture:
+    """A Gaussian mixture.
+
+    Args:
+        weights: (K,), made to sum to 1.
+        means: (K, ...), the rest being the shape of one sample.
+        std: a number, or one per component (K,).
+        cov: or covariances (K, D, D), D the size of one sample.
+    """
     return Mixture(weights, means, std=std, cov=cov)
 
 
@@ -360,6 +385,9 @@ def mixture(weights, means, std=None, cov=None) -> Mixture:
 def digits(std: float = 0.1) -> Mixture:
     """A Gaussian of this standard deviation on each of scikit-learn's 1797 handwritten digits: (1,
     8, 8), pixels in [-1, 1].
+
+    Args:
+        std: of the Gaussians.
 
     Raises ImportError with the install line if scikit-learn is missing.
     """

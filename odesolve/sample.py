@@ -49,15 +49,25 @@ INVERSION = 50  # steps
 class Sample:
     """What ``ode.sample(..., full=True)`` returns.
 
-    ``status`` is "ok" or "diverged"; ``x`` the final state, or the last finite one at time ``t``
-    after ``steps`` steps. ``seed`` is the one that was drawn from where none was given and one was
-    needed, else the one given. ``log_prob`` holds the log-densities of x where they were asked for,
-    None of a solve that diverged. ``nfe`` counts for one sample.
+    Attributes:
+        x: the final state (B, ...), or the last finite one.
+        status: "ok" or "diverged".
+        t, steps: time of x, and steps that led to it.
+        nfe: network evaluations of one sample.
+        plan: what was solved.
+        seed: what was drawn from: the one given, or one drawn where none was and one was needed.
+        log_prob: log-densities of x where they were asked for; None of a solve that diverged.
+        arrived: with ``batch=``, where each chunk is a solve of its own, whether each sample's
+            chunk was "ok" (B,). ``status``, ``t`` and ``steps`` are then those of the first that
+            diverged, whose densities are NaN.
 
-    With ``batch=`` each chunk is a solve of its own: ``arrived`` (B,) says of every sample whether
-    its chunk's was "ok"; ``status``, ``t`` and ``steps`` are those of the first that diverged.
-    ``nfe`` is a chunk's, as without: the network is called so often for each of them. Densities of
-    chunks that diverged are NaN."""
+    Example:
+        >>> import odesolve as ode
+        >>> model = ode.problems.gaussian([1.0, -1.0], std=0.5).model(ode.paths.VP())
+        >>> found = ode.sample(model, (4, 2), "ddim", steps=10, seed=0, full=True)
+        >>> found.status, found.steps, found.nfe, found.x.shape
+        ('ok', 10, 10, torch.Size([4, 2]))
+    """
 
     x: Tensor
     status: str
@@ -130,7 +140,7 @@ def sample(
     adjoint: str | None = None,
     params: Sequence[Tensor] | None = None,
     last: int | None = None,
-    **options,
+    **options: Any,
 ) -> Tensor | Sample:
     """Samples from a model: solves its probability-flow ODE, or with a stochastic solver its
     reverse SDE, to data.
@@ -187,7 +197,16 @@ def sample(
 
     Returns the final state, in the state's dtype, or a ``Sample``.
     Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the
-    solve blows up."""
+    solve blows up.
+
+    Example:
+        >>> import odesolve as ode
+        >>> model = ode.problems.gaussian([1.0, -1.0], std=0.5).model(ode.paths.VP())
+        >>> x = ode.sample(model, (4, 2), steps=10, seed=0)
+        >>> found = ode.sample(model, (4, 2), "DPM++ 2M Karras", steps=10, seed=0, full=True)
+        >>> found.status, found.nfe
+        ('ok', 10)
+    """
     chosen = chosen_plan(model, plan, solver, steps, grid, options)
     check_start(chosen, model, noise)
     request = SampleOptions(
@@ -211,13 +230,7 @@ def sample(
     if batch is None:
         return _result(_solve(model, noise, state, request), full)
 
-    def solve(
-        model: Model,
-        noise: Any,
-        state: Any,
-        ids: Any,
-        progress: Any = progress,
-    ) -> Sample:
+    def solve(model: Model, noise: Any, state: Any, ids: Any, progress: Any = progress) -> Sample:
         return _solve(model, noise, state, replace(request, ids=ids, progress=progress))
 
     calls = len(chosen.evaluations)
@@ -317,15 +330,29 @@ def iterate(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     stats: bool = False,
-    **options,
+    **options: Any,
 ) -> Iterator[run.Step]:
     """The same solve one step at a time: yields ``Step`` with x, data, t, index and a cursor that
     can be saved.
 
-    Arguments as for ``sample``. Step i is the state after step i; the start state is not yielded.
-    With ``stats`` a step also has the mean, standard deviation and log-probability of what it drew,
-    from the same pass over memory, as those need who train on samplers (Black et al. 2024, DDPO).
-    Raises PlanError where the steps are not a mean plus one Gaussian draw."""
+    Args:
+        model, noise, solver, steps, grid, seed, ids, state, plan, dtype, device, options: as for
+            ``ode.sample``.
+        stats: a step also has the mean, standard deviation and log-probability of what it drew,
+            from the same pass over memory, as those need who train on samplers (Black et al. 2024,
+            DDPO).
+
+    Step i is the state after step i; the start is not yielded. Raises PlanError where ``stats`` are
+    asked of steps that are not a mean plus one Gaussian draw.
+
+    Example:
+        >>> import odesolve as ode
+        >>> model = ode.problems.gaussian([1.0, -1.0], std=0.5).model(ode.paths.VP())
+        >>> for step in ode.iterate(model, (4, 2), "ddim", steps=2, seed=0):
+        ...     print(step.index, step.data.shape)
+        1 torch.Size([4, 2])
+        2 torch.Size([4, 2])
+    """
     chosen = chosen_plan(model, plan, solver, steps, grid, options)
     check_start(chosen, model, noise)
     warn_of_training(model.net)
@@ -344,7 +371,21 @@ def iterate(
 @unwatched
 def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never
-    interrupted."""
+    interrupted.
+
+    Args:
+        model: that of the solve.
+        saved: the dictionary, as it was or from a file.
+
+    Example:
+        >>> import odesolve as ode
+        >>> model = ode.problems.gaussian([1.0, -1.0], std=0.5).model(ode.paths.VP())
+        >>> steps = ode.iterate(model, (4, 2), "ddim", steps=4, seed=0)
+        >>> saved = next(steps).cursor.state_dict()  # torch.save takes it
+        >>> whole = ode.sample(model, (4, 2), "ddim", steps=4, seed=0)
+        >>> bool((ode.resume(model, saved) == whole).all())
+        True
+    """
     check_model(model)
     cursor = shaped(saved, Saved, SAVED, texts=True)
     restored = Plan.from_json(cursor.plan, model.path)
@@ -364,13 +405,27 @@ def invert(
     grid: GridLike | None = None,
     *,
     batch: int | None = None,
-    **options,
+    **options: Any,
 ):
     """Encode data as noise: the plan run from data to noise (Song et al. 2021, DDIM inversion).
 
-    x has shape (B, ...), of which ``batch`` at most are solved at once; the result is the state at
-    the noise end. Divide by ``model.path.prior_std`` for unit noise. ``steps`` are 50 by default,
-    or those of a list of times, which go from the noise to the data as for ``ode.sample``.
+    Args:
+        model, solver, grid, options: as for ``ode.sample``; a list of times goes from the noise to
+            the data, as there.
+        x: data (B, ...).
+        steps: 50 by default, or those of a list of times.
+        batch: solve at most this many samples at once.
+
+    Returns the state at the noise end; divide by ``model.path.prior_std`` for unit noise.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model, x = problem.model(ode.paths.VP()), problem.sample(4)
+        >>> noise = ode.invert(model, x, "heun", steps=100) / model.path.prior_std
+        >>> back = ode.sample(model, noise, "heun", steps=100)
+        >>> bool((back - x).abs().max() < 1e-2)
+        True
     """
     steps = INVERSION if steps is None and not is_listed(grid) else steps
     chosen = plan_for(model, solver, steps, grid, {**options, "reverse": True})
@@ -384,13 +439,7 @@ def _watched(model: Model, exact: bool) -> tuple[Model, Steady | None]:
     return steady_model(model, False) if exact else (model, None)
 
 
-def _last_finite(
-    plan: Plan,
-    model: Model,
-    x: Tensor,
-    seed,
-    ids,
-) -> tuple[Tensor, float, int]:
+def _last_finite(plan: Plan, model: Model, x: Tensor, seed, ids) -> tuple[Tensor, float, int]:
     """Solve again, looking at every step: only failed solves pay for the look."""
     last = (x, plan.grid[0], 0)
     for step in iterate(model, state=x, plan=plan, seed=seed, ids=ids):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from odesolve.adjoint.memory import holding
 from odesolve.adjoint.sde import SDEGradients
 from odesolve.doors.annotations import function, text
-from odesolve.doors.brief import brief
 from odesolve.doors.convention import time_first
 from odesolve.doors.keywords import door
 from odesolve.doors.values import real, switch, whole
@@ -50,6 +49,7 @@ from odesolve.stochastic.controlled import ControlledPaths
 from odesolve.stochastic.equal_steps import FusedSteps
 from odesolve.stochastic.equation import Equation
 from odesolve.stochastic.increments import PathIncrements, StreamIncrements
+from odesolve.stochastic.solution import SDESolution
 from odesolve.stochastic.steps import SOLVERS, SDESolver, Step, choose
 
 NAMES = {
@@ -66,40 +66,6 @@ MAX_STEPS = 10**8
 # attempts and makes 4 times the error at 0.85 of the cost.
 CONTROLLER = Controller(pcoeff=0.4, icoeff=0.3, safety=0.8, max_factor=3.0)
 TICKS = 16  # grid cells of the path in the shortest step
-
-
-@brief
-@dataclass(frozen=True)
-class SDESolution:
-    """The states of a solve and how it went; for one system the numbers have no batch dimension and
-    ``status`` is one word.
-
-    Attributes:
-        y: states (len(t), B, ...) at the output times, in the form of y0; NaN where a sample had
-            ended before.
-        last: the last state (B, ...) of each sample: at the end, or the last finite or accepted one
-            of a sample that failed.
-        t: the time (B,) of ``last``, float64.
-        nfe, steps, rejected: evaluations of f, steps and rejected attempts (B,), int64.
-        status: "ok", "diverged" (f, g or the state is not finite), for an adaptive solve also
-            "min_step" (the error stays too large for the shortest step), "max_steps" or
-            "max_calls", a list of B.
-    """
-
-    y: Any = field(repr=False)
-    last: Any = field(repr=False)
-    t: Tensor
-    nfe: Tensor
-    steps: Tensor
-    rejected: Tensor
-    status: Any
-
-    @property
-    def ok(self) -> bool:
-        """Whether every sample arrived."""
-        return all(
-            w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status)
-        )
 
 
 @door("ode.solve_sde", f=function, noise=text("diagonal"), calculus=text("ito"))
@@ -149,8 +115,8 @@ def solve_sde(
             stochastic_heun, midpoint and milstein, or for additive noise sra1 and shark.
         steps: equal steps between two neighbouring times, 100 by default; for a grid of your own
             give its points as ``t``, and steps=1.
-        seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by
-            default), not of the batch.
+        seed: the noise of a sample is a function of the seed and its own id, not of the batch.
+        ids: one whole number per sample, 0 to B - 1 by default.
         noise: "diagonal": one Brownian motion per element, g of y's shape. "additive": that, with g
             independent of y. "scalar": one Brownian motion per sample. "general": m of them, where
             g of a tensor y (B, ...) returns (B, ..., m). W is always real, a complex element has
@@ -164,11 +130,15 @@ def solve_sde(
         args: further arguments of f and g; from tensors with B rows they get the rows of the
             samples that are still running.
         dtype: of the states, y0's by default; for complex states that of their parts.
-        rtol, atol: choose the steps of every sample by its error instead, on the path of the tree
-            (if only one is set, the other is 1e-3 or 1e-6): sra1, shark and stochastic_heun with
-            additive noise. Numbers, or one per sample (B,).
-        first_step, max_steps, max_calls, controller, compact: for adaptive steps, as in
-            ``ode.solve``.
+        rtol: choose the steps of every sample by its error instead, on the path of the tree: sra1,
+            shark and stochastic_heun with additive noise. A number, or one per sample (B,); 1e-3
+            where only ``atol`` is given.
+        atol: the same, absolute; 1e-6 where only ``rtol`` is given.
+        first_step: for adaptive steps, as the four below, and as in ``ode.solve``.
+        max_steps: attempts that a sample may make.
+        max_calls: evaluations of f after which a sample makes no further attempt.
+        controller: an ``odesolve.ode.Controller``.
+        compact: let f and g be called on fewer samples as they end.
         adjoint: how to compute gradients by y0, tensors among ``args``, and parameters of f and g;
             with fixed ``steps``, and noise recomputed from its keys. "backprop": gradients of the
             discrete steps, each evaluated once more in the backward pass, which stores one state
@@ -182,9 +152,21 @@ def solve_sde(
             some at later times only.
         progress: show a bar; by default on a terminal, after a second (in a log, lines).
 
-    Returns an ``SDESolution``; a sample that fails is a status there, not an exception. Raises
-    OdesolveError for arguments that cannot be used, and for a solver that does not solve this
-    equation."""
+    Returns an ``SDESolution``; a sample that fails is a status there, not an exception.
+    Raises OdesolveError for arguments that cannot be used, and for a solver that does not solve
+    this equation.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> drift, diffusion = lambda t, y: -y, lambda t, y: 0.5 * y
+        >>> solution = ode.solve_sde(drift, diffusion, torch.ones(4, 2), steps=50, seed=0)
+        >>> solution.y.shape, solution.ok
+        (torch.Size([2, 4, 2]), True)
+        >>> same = ode.solve_sde(drift, diffusion, torch.ones(1, 2), steps=50, seed=0, ids=[3])
+        >>> bool((same.y[:, 0] == solution.y[:, 3]).all())  # noise goes by ids, whatever the batch
+        True
+    """
     check_settings(max_steps, controller, None, args, compact=compact, progress=progress)
     _check_noise(tree, dtype, g)
     solver = sde_solver(solver)

@@ -92,8 +92,9 @@ def solve(
             method of ``tableaus`` too: euler, midpoint, heun, ralston, heun3, rk4, rk4_38.
         steps: the number of equal steps between two neighbouring times, one for all or one per
             interval, without error control.
-        rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|,
-            |y1|)) is at most 1; numbers, or one per sample (B,).
+        rtol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|, |y1|)) is
+            at most 1; a number, or one per sample (B,).
+        atol: the same, absolute.
         control: "sample", or "batch" for one step that all samples share; by default by the form of
             y0. A function that takes one time for all samples, as t[0] or t.mean(), is right only
             with "batch" (where t has no dimensions): otherwise rows have times of their own, and
@@ -103,11 +104,12 @@ def solve(
             are still running.
         first_step: length of the first step; by default by Hairer, Norsett and Wanner 1993, II.4
             (one evaluation).
-        min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends
-            its sample.
-        max_steps: attempts that a sample may make. ``max_calls``: evaluations of f after which it
-            makes no further attempt (checked once in ``sync`` attempts; an attempt that has begun
-            is finished); by default as many as ``max_steps`` attempts take.
+        min_step: the shortest step; one that fails ends its sample.
+        max_step: the longest step.
+        max_steps: attempts that a sample may make.
+        max_calls: evaluations of f after which it makes no further attempt (checked once in
+            ``sync`` attempts; an attempt that has begun is finished); by default as many as
+            ``max_steps`` attempts take.
         controller: an ``odesolve.ode.Controller``.
         events: ``Event``s to detect on the way.
         stops: times at which f jumps, within the span or not: steps end there and begin anew on the
@@ -151,7 +153,16 @@ def solve(
 
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated
-    again."""
+    again.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> y0 = torch.tensor([[1.0], [2.0]])  # two samples, each with steps of its own
+        >>> solution = ode.solve(lambda t, y: -y, y0, (0.0, 1.0), rtol=1e-6)
+        >>> (solution.y[-1] / y0).flatten()  # exp(-1)
+        tensor([0.3679, 0.3679])
+    """
     check_settings(
         max_steps, controller, sync, args, dense=dense, compact=compact, progress=progress
     )

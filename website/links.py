@@ -5,6 +5,16 @@ from __future__ import annotations
 import posixpath
 import re
 
+# files at the top of the repository, and what they are in the site; seen from there too
+TOP = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CODE_OF_CONDUCT.md": "code-of-conduct.md",
+    "SECURITY.md": "security.md",
+    "CITATION.cff": "CITATION.cff",
+    "LICENSE": "LICENSE",
+}
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
 
@@ -26,7 +36,7 @@ def _place(target: str, uri: str) -> str | None:
     if "://" in target or target.startswith("mailto:"):
         return None
     here = posixpath.dirname(uri)
-    if uri == "index.md":
+    if uri in TOP.values():
         target = target.removeprefix("docs/")
     outside = posixpath.normpath(posixpath.join(here, target)).removeprefix("../")
     if outside.startswith("benchmarks/results/"):
@@ -34,6 +44,6 @@ def _place(target: str, uri: str) -> str | None:
         outside = f"benchmarks/{name}.md"
     elif outside.startswith("examples/"):
         outside = f"{posixpath.splitext(outside)[0]}.md"
-    elif outside == "CHANGELOG.md":
-        outside = "changelog.md"
+    elif outside in TOP:
+        outside = TOP[outside]
     return posixpath.relpath(outside, here or ".")

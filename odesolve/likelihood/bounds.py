@@ -51,6 +51,14 @@ class Bound:
         dim: number of elements of a sample.
         nfe: network evaluations per sample.
         discrete: whether the decoder gave probabilities of discrete values.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> bound = ode.elbo(model, problem.sample(4), of="sde", seed=0)
+        >>> bound.value.shape, bound.stderr.shape, bound.dim
+        (torch.Size([4]), torch.Size([4]), 2)
     """
 
     value: Tensor
@@ -129,6 +137,15 @@ def elbo(
         progress: show a bar on long computations.
 
     Returns a ``Bound``. Raises OdesolveError for arguments that cannot be used.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> x = problem.sample(4)
+        >>> bound = ode.elbo(model, x, of="sde", seed=0)
+        >>> bool((bound.value - problem.log_prob(x)).abs().max() < 5 * bound.stderr.max())
+        True
     """
     warn_of_training(model.net if isinstance(model, Model) else model)
     _check(model, x, of, variance, decoder, levels, low, high)

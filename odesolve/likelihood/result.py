@@ -99,6 +99,16 @@ class LogProb:
             Printed with the numbers.
 
     ``LogProb.MEANING`` says what ``value`` is, in one sentence that stored values include.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> found = ode.log_prob(model, problem.sample(4))
+        >>> found.value.shape, found.trace, found.status
+        (torch.Size([4]), 'exact', ['ok', 'ok', 'ok', 'ok'])
+        >>> bool((found.value - problem.log_prob(problem.sample(4))).abs().max() < 1e-2)
+        True
     """
 
     MEANING: ClassVar[str] = (

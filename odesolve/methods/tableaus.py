@@ -1,5 +1,12 @@
 """Butcher tableaus of explicit Runge-Kutta methods; each checks its own order conditions on
-construction."""
+construction.
+
+Example:
+    >>> import odesolve as ode
+    >>> rk4 = ode.tableaus.RK4
+    >>> rk4.order, rk4.c
+    (4, (0.0, 0.5, 0.5, 1.0))
+"""
 
 from __future__ import annotations
 

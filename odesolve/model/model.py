@@ -76,6 +76,15 @@ class Model:
 
     Besides its public attributes it holds the ``network``, which says how the network is called;
     the reading, which says what its answers mean, and the functions that are applied to x0.
+
+    Example:
+        >>> import odesolve as ode
+        >>> net = lambda x, t: 0.5 * x  # yours
+        >>> model = ode.Model(net, ode.paths.VP(), predicts="noise")
+        >>> ode.sample(model, (16, 3, 8, 8), steps=10, seed=0).shape
+        torch.Size([16, 3, 8, 8])
+        >>> rising = ode.paths.Linear().flipped()  # data at t = 1
+        >>> flow = ode.Model(net, rising, predicts="velocity")
     """
 
     net: Callable[..., Tensor] = _of_network("net", "The user's callable.")

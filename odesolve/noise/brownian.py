@@ -42,6 +42,7 @@ class BrownianPath:
         area: also provide the space-time Levy areas. This gives another path, and a call costs
             about four times as much.
         dtype: of the increments; sums of single intervals are taken in float64.
+        device: where they are computed.
         depth: the interval is resolved to 2^-depth of its length; times are moved to the nearest
             such tick. A path of another depth is the same path.
 
@@ -49,6 +50,13 @@ class BrownianPath:
     most ``depth + 1`` standard normals, computed on demand. No generator is involved.
 
     Raises OdesolveError for a shape or an interval that cannot be used.
+
+    Example:
+        >>> import odesolve as ode
+        >>> path = ode.BrownianPath((2, 3), t=(0.0, 1.0), seed=0)  # two samples of three numbers
+        >>> whole, halves = path(0.0, 1.0), path(0.0, 0.5) + path(0.5, 1.0)
+        >>> bool((whole - halves).abs().max() < 1e-6)
+        True
     """
 
     def __init__(

@@ -45,7 +45,18 @@ class Event:
     tolerances of the state explain (no larger than its change when the state moves by twice its
     tolerance, or by rounding), it must grow beyond its first value, or take the other sign, before
     a zero counts: a ball that the user puts on the ground, a little below or above it, goes up and
-    comes down again."""
+    comes down again.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> def falls(t, y):  # height and speed
+        ...     return torch.stack([y[:, 1], torch.full_like(y[:, 1], -9.81)], 1)
+        >>> lands = ode.Event(lambda t, y: y[:, 0], direction=-1)
+        >>> solution = ode.solve(falls, torch.tensor([[10.0, 0.0]]), (0.0, 5.0), events=lands)
+        >>> solution.status, round(float(solution.t), 3)  # sqrt(2 * 10 / 9.81)
+        (['event'], 1.428)
+    """
 
     fn: Callable[..., Any]
     terminal: bool = True

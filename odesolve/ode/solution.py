@@ -76,6 +76,15 @@ class Solution:
             stays too large for the shortest step) or "diverged" (f or the state is not finite), a
             list of B.
         events: the zeros of every event, one ``Found`` per event.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> solution = ode.solve(lambda t, y: -y, torch.ones(2, 3), (0.0, 0.5, 1.0), dense=True)
+        >>> solution.y.shape, solution.status
+        (torch.Size([3, 2, 3]), ['ok', 'ok'])
+        >>> solution.at(0.25).shape
+        torch.Size([2, 3])
     """
 
     y: Any = field(repr=False)

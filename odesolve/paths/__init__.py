@@ -1,5 +1,12 @@
 """Probability paths: alpha, sigma, their derivatives, log-SNR and its inverse, the SDE's f and g,
-and conversions."""
+and conversions.
+
+Example:
+    >>> import odesolve as ode
+    >>> path = ode.paths.Linear()
+    >>> float(path.alpha(0.25)), float(path.sigma(0.25))  # x = alpha x0 + sigma noise
+    (0.75, 0.25)
+"""
 
 from typing import Any
 

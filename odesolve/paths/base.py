@@ -286,7 +286,7 @@ class Path:
         """(k_x, k_F) with ``want`` = k_x * x + k_F * F for a network output F that predicts
         ``given``.
 
-        One 2x2 system, [x; s F] = [[alpha, sigma], [c0, c1]] [x0; eps], inverted once. Entries are
+        One 2x2 system, (x, s F) = ((alpha, sigma), (c0, c1)) (x0, eps), inverted once. Entries are
         infinite or NaN only where the quantity itself is undetermined (noise at sigma = 0 from
         data, data at alpha = 0 from noise)."""
         if given == want:

@@ -90,8 +90,19 @@ def default_choice(path: Path, nfe: int) -> Choice:
 def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **common: Any) -> Plan:
     """The plan of the default sampler with exactly ``nfe`` evaluations (before guidance).
 
-    ``grid`` replaces the grid of the choice; of a list of times ``nfe`` is their number of steps,
-    and None will do. ``common`` goes to ``ode.plan``. Raises OdesolveError as ``ode.plan`` does.
+    Args:
+        path: the probability path.
+        nfe: network evaluations; of a list of times their number of steps, and None will do.
+        grid: replaces the grid of the choice.
+        common: goes to ``ode.plan``.
+
+    Raises OdesolveError as ``ode.plan`` does.
+
+    Example:
+        >>> import odesolve as ode
+        >>> plan = ode.default_plan(ode.paths.VP(), nfe=10)
+        >>> plan.nfe, plan == ode.default_plan(ode.paths.VP(), 10)
+        (10, True)
     """
     rule = None if grid is None else parse_grid(grid) if isinstance(grid, str) else named(grid)
     listed = isinstance(rule, Listed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -27,7 +28,14 @@ GridLike = str | grids.Grid | Sequence[float] | Tensor
 
 @fits
 def solvers() -> Registry:
-    """Every solver with its order, evaluations per step and source; prints as a table."""
+    """Every solver with its order, evaluations per step and source; prints as a table.
+
+    Example:
+        >>> import odesolve as ode
+        >>> entry = ode.solvers()["dpmpp_2m"]
+        >>> entry.order, entry.evaluations, entry.source
+        (2, 1, 'Lu et al. 2022b (DPM-Solver++), Algorithm 2')
+    """
     return REGISTRY
 
 
@@ -43,7 +51,7 @@ def plan(
     reverse: bool = False,
     snap: bool = False,
     tree: bool = False,
-    **options,
+    **options: Any,
 ) -> Plan:
     """The plan of a solver on a path: the table of all its coefficients, in float64 on the host.
 
@@ -67,6 +75,12 @@ def plan(
 
     Raises OdesolveError for an unknown solver, grid or option, a value that is none of an option's
     kind, and for a grid that leaves the path, or with ``reverse`` goes from the data to the noise.
+
+    Example:
+        >>> import odesolve as ode
+        >>> plan = ode.plan("dpmpp_2m", ode.paths.VP(), steps=10, grid="karras")
+        >>> plan.nfe, len(plan.grid)
+        (10, 11)
     """
     if not isinstance(path, Path):
         raise no_path(path)
@@ -197,8 +211,18 @@ def _tableau_entry(tableau: Tableau) -> Solver:
 
 @door("ode.load_plan")
 def load_plan(text: str, path: Path | None = None) -> Plan:
-    """The plan in a JSON text, with the path that it names (give the path if that is a table of
-    your own)."""
+    """The plan in a JSON text, with the path that it names.
+
+    Args:
+        text: what ``Plan.to_json`` gave.
+        path: needed only where it is a table of your own.
+
+    Example:
+        >>> import odesolve as ode
+        >>> plan = ode.plan("dpmpp_2m", ode.paths.VP(), steps=10, grid="karras")
+        >>> ode.load_plan(plan.to_json()) == plan
+        True
+    """
     stored = read_plan(text, lambda spec: from_spec(spec) if path is None and spec else path)
     if path is not None:
         check_path(stored, path)

@@ -63,7 +63,17 @@ class Plan:
 
     ``grid`` holds the n + 1 step times in the order they are visited. ``path`` is the path that it
     was written for (any object with ``points`` and ``convert``); equality ignores it, and a plan
-    read from JSON may lack it."""
+    read from JSON may lack it.
+
+    Example:
+        >>> import odesolve as ode
+        >>> plan = ode.plan("ddim", ode.paths.VP(), steps=2)
+        >>> plan.nfe, plan.grid
+        (2, (1.0, 0.5, 0.0))
+        >>> plan.check()  # raises PlanError where a law is broken
+        >>> ode.load_plan(plan.to_json()) == plan
+        True
+    """
 
     solver: str
     grid: tuple[float, ...]

@@ -104,6 +104,15 @@ def profile(
 
     Returns a ``Profile``. A sampler that fails is a row with its status and message.
     Raises OdesolveError for arguments that cannot be used, Diverged if no reference can be found.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> report = ode.profile(model, ["ddim", "heun"], [10, 20], noise=(32, 2), timing=0)
+        >>> best = report.best(20)
+        >>> best.solver, best.nfe, best.ok
+        ('heun', 20, True)
     """
     warn_of_training(model.net)
     file = None if resume is None else named("resume", resume)

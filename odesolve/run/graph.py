@@ -42,6 +42,15 @@ class Graph:
         steps: the most evaluations of a plan.
         states: the most state buffers of a plan; five serve every solver of the list.
         streams: the most noise streams per step.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> graph = ode.Graph(model, like=torch.zeros(4, 2), steps=32)
+        >>> for solver, steps in (("ddim", 10), ("dpmpp_2m", 20)):  # one capture serves both
+        ...     x = ode.sample(model, (4, 2), solver, steps=steps, seed=0, executor=graph)
     """
 
     cast = True

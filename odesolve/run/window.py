@@ -56,6 +56,15 @@ class Window:
         stride: the first rounds evaluate only every ``stride``-th call and interpolate the others;
             by default so that some 20 calls are evaluated.
         spread: standard deviation of the data, for the first guess.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> executor = ode.Window()
+        >>> x = ode.sample(model, (4, 2), "ddim", steps=64, seed=0, executor=executor)
+        >>> executor.report.rounds < 64
+        True
     """
 
     source = "Shih et al. 2023"

@@ -55,6 +55,15 @@ class Parareal:
             step of DDIM for a plan without noise, and the plan's own noise for one with it, of one
             call that is the block's first anyway. Or a deterministic single-step solver's name,
             "ddim" or "heun"; or a plan of it, whose grid then says where the blocks begin.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> executor = ode.Parareal(blocks=8)
+        >>> x = ode.sample(model, (4, 2), "ddim", steps=64, seed=0, executor=executor)
+        >>> bool((executor.iterations < 8).all())
+        True
     """
 
     source = "Lions, Maday and Turinici 2001; Selvam et al. 2024"

@@ -3,6 +3,8 @@ call."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,11 +33,27 @@ class Sampler:
     """``ode.sample`` with everything decided but the noise; ``sampler(noise, seed=0)`` gives the
     final state.
 
-    Arguments as for ``ode.sample``. A call waits for nothing on the device and looks at no value: a
-    solve that diverges returns what it returns. ``torch.compile(sampler, fullgraph=True)`` compiles
-    the whole loop with the network, and ``executor=ode.Graph(model, like)`` replays it as a
-    captured graph. ``dtype`` is the state's, float32 or float64. With ``batch`` at most that many
-    samples are solved at once. Scales that are functions of time were asked when this was made."""
+    Args:
+        model, solver, steps, grid, plan, options: as for ``ode.sample``.
+        dtype: of the state, float32 or float64.
+        executor: as for ``ode.sample``; ``ode.Graph(model, like)`` replays the loop as a captured
+            graph.
+        batch: at most that many samples are solved at once.
+
+    A call waits for nothing on the device and looks at no value: a solve that diverges returns what
+    it returns. ``torch.compile(sampler, fullgraph=True)`` compiles the whole loop with the network.
+    Scales that are functions of time were asked when this was made.
+
+    Example:
+        >>> import torch
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> sampler = ode.Sampler(model, "unipc_2", steps=10)
+        >>> x = sampler(torch.randn(4, 2), seed=0)
+        >>> x.shape
+        torch.Size([4, 2])
+    """
 
     @door("ode.Sampler")
     def __init__(
@@ -49,7 +67,7 @@ class Sampler:
         dtype: torch.dtype = torch.float32,
         executor: run.Executor | None = None,
         batch: int | None = None,
-        **options,
+        **options: Any,
     ):
         if dtype not in (torch.float32, torch.float64):
             raise OdesolveError(

@@ -279,6 +279,18 @@ def solver(
         baseline: above 0 for one of the well-known solvers that profiles show whatever their rank,
             in this order.
         outside: how a loop that calls the network itself drives it.
+
+    Example:
+        >>> import odesolve as ode
+        >>> @ode.solver("my_ddim", order=1, evaluations=1, source="Song et al. 2021a")
+        ... def my_ddim(w):
+        ...     x = w.start
+        ...     for s, t in w.steps:
+        ...         a = t.sigma / s.sigma
+        ...         x = w.step(t, a * x + (t.alpha - a * s.alpha) * w.data(x, s))
+        >>> model = ode.problems.gaussian([1.0, -1.0], std=0.5).model(ode.paths.VP())
+        >>> ode.sample(model, (4, 2), "my_ddim", steps=10, seed=0).shape
+        torch.Size([4, 2])
     """
     if isinstance(family, Family):
         COLOURS.setdefault(family.name, family.colour)

@@ -32,10 +32,27 @@ class Writer:
     """Writes one plan. A solver asks for evaluations and finishes steps; the writer names values
     and records rows.
 
-    ``closed`` says that the network's velocity may be evaluated at the data end. ``afs`` replaces
-    the first evaluation by the analytic guess for unit-variance data far out in the noise (Dockhorn
-    et al. 2022, section 3.3). ``tree`` takes all noise from one Brownian path in log-SNR, so that
-    plans with other numbers of steps follow the same path; ``source`` takes it from there instead.
+    Args:
+        path: the probability path.
+        grid: the times, from the first to the last.
+        solver: the name of the plan.
+        closed: the network's velocity may be evaluated at the data end.
+        afs: replace the first evaluation by the analytic guess for unit-variance data far out in
+            the noise (Dockhorn et al. 2022, section 3.3).
+        tree: take all noise from one Brownian path in log-SNR, so that plans with other numbers of
+            steps follow the same path.
+        source: take the noise from there instead.
+
+    Example:
+        >>> import odesolve as ode
+        >>> def my_ddim(w):
+        ...     x = w.start
+        ...     for s, t in w.steps:
+        ...         a = t.sigma / s.sigma
+        ...         x = w.step(t, a * x + (t.alpha - a * s.alpha) * w.data(x, s))
+        >>> plan = ode.plan(my_ddim, ode.paths.VP(), steps=4)
+        >>> plan.diff(ode.plan("ddim", ode.paths.VP(), steps=4)).same()
+        True
     """
 
     def __init__(

@@ -1,5 +1,14 @@
 """Traces of Jacobians, exact or from a few Jacobian products with a standard error. Likelihoods are
-their integrals."""
+their integrals.
+
+Example:
+    >>> import odesolve as ode
+    >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+    >>> model = problem.model(ode.paths.VP())
+    >>> found = ode.log_prob(model, problem.sample(4), trace=ode.trace.Exact())
+    >>> found.trace, found.stderr.tolist()
+    ('exact', [0.0, 0.0, 0.0, 0.0])
+"""
 
 from odesolve.trace.auto import Auto, AutoProbes
 from odesolve.trace.choice import named

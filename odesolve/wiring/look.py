@@ -78,12 +78,14 @@ def check(
     The criterion is that the posterior mean has the least mean squared error (Robbins 1956,
     Miyasawa 1961).
 
-    >>> import odesolve as ode
-    >>> problem = ode.problems.mixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], std=0.2)
-    >>> net = problem.model(ode.paths.VP(), "noise").net
-    >>> report = ode.check(ode.Model(net, ode.paths.VP(), predicts="velocity"), problem.sample(512))
-    >>> report.status, report["prediction"].typed
-    ('wrong', 'predicts="noise"')
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.mixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], std=0.2)
+        >>> net = problem.model(ode.paths.VP(), "noise").net
+        >>> model = ode.Model(net, ode.paths.VP(), predicts="velocity")
+        >>> found = ode.check(model, problem.sample(512))
+        >>> found.status, found["prediction"].typed
+        ('wrong', 'predicts="noise"')
     """
     begun = time.monotonic()
     if (data is None) == (noise is None):

@@ -43,7 +43,16 @@ class Check:
     tried; ``same`` the readings that fit as well as the best: they give the same sampler up to a
     re-timing, or these data cannot separate them; ``fits`` all readings, best first; ``model`` the
     network read as ``best`` says; ``data`` whether the user gave data; ``calls`` of the network and
-    ``seconds``."""
+    ``seconds``.
+
+    Example:
+        >>> import odesolve as ode
+        >>> problem = ode.problems.gaussian([1.0, -1.0], std=0.5)
+        >>> model = problem.model(ode.paths.VP())
+        >>> found = ode.check(model, problem.sample(256), seed=0)
+        >>> found.ok, found["prediction"].verdict
+        (True, 'right')
+    """
 
     findings: list[Finding]
     declared: Fit | None = None

@@ -1,0 +1,37 @@
+"""Writes the pages of the site, and the settings to build them with.
+
+Written before and not by hooks: what builds the site sees plain pages, whichever builder it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import formulas
+import links
+import navigation
+import pages
+
+
+def write(folder: Path) -> None:
+    """All pages, those of docs/ and those that are made, into folder/docs, and folder/mkdocs.yml,
+    by which they are built into folder/site."""
+    target = folder / "docs"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(pages.ROOT / "docs", target)
+    for path in sorted(target.rglob("*.md")):
+        _write(target, str(path.relative_to(target)), path.read_text())
+    for uri, text in pages.made():
+        _write(target, uri, text)
+    uris = [str(path.relative_to(target)) for path in target.rglob("*.md")]
+    settings = navigation.complete((pages.ROOT / "mkdocs.yml").read_text(), uris)
+    (folder / "mkdocs.yml").write_text(navigation.placed(settings, pages.ROOT, folder))
+
+
+def _write(target: Path, uri: str, text: str) -> None:
+    path = target / uri
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".md":
+        text = formulas.drawn(links.within_site(text, uri))
+    path.write_text(text)
