@@ -80,6 +80,7 @@ def test_links_out_of_docs_go_to_the_pages_made_of_files(website):
     assert moved("[a](docs/check.md#b)", "index.md") == "[a](check.md#b)"
     assert moved("[a](../benchmarks/results/ops.json)", "a.md") == "[a](benchmarks/ops.md)"
     assert moved("[a](CONTRIBUTING.md)", "index.md") == "[a](contributing.md)"
+    assert moved("`examples/cnf.py`", "a.md") == "[`examples/cnf.py`](examples/cnf.md)"
     assert moved("[a](https://a.b/c.md)", "index.md") == "[a](https://a.b/c.md)"
 
 
