@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 APART := $(VENV)/sanitize
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format sanitize bench bench-record accuracy systems docs site gallery coverage clean
+.PHONY: help demo test test-long check format sanitize bench bench-record accuracy systems docs site gallery coverage release-check clean
 
 # Idle OpenMP workers sleep instead of spinning: on a small or busy machine spinning costs milliseconds per region.
 export OMP_WAIT_POLICY := passive
@@ -80,6 +80,9 @@ gallery: $(VENV)/.test  ## train the examples and draw the pictures of docs/gall
 coverage: $(VENV)/.test  ## run the tests and require 90 % coverage
 	$(PYTEST) --cov --cov-report=term-missing $(ARGS)
 
+release-check: $(VENV)/.release  ## build the wheels, install each into an environment of its own and use it there
+	$(PY) release check
+
 clean:  ## remove everything that make wrote, .venv included
 	rm -rf $(VENV) build dist demo-output htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -89,7 +92,7 @@ clean:  ## remove everything that make wrote, .venv included
 covers_test := demo site
 covers_dev := demo site test
 SOURCES := pyproject.toml constraints.txt peers.txt $(wildcard CMakeLists.txt csrc/*)
-$(VENV)/.demo $(VENV)/.site $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(SOURCES) | $(PY)
+$(VENV)/.demo $(VENV)/.site $(VENV)/.test $(VENV)/.dev $(VENV)/.release: $(VENV)/.%: $(SOURCES) | $(PY)
 	@echo 'Setting up $(VENV) for "$*" (the first time takes a minute or more)'
 	$(INSTALL) -c constraints.txt -e '.[$*]'
 	$(if $(filter test dev,$*),$(INSTALL) --no-deps -r peers.txt)

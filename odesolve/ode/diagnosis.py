@@ -3,6 +3,7 @@ there."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,11 @@ class Diagnosis:
             lines.append(
                 f"stiff: the method is stable up to {self.limit:.3g} only. Use an implicit solver "
                 "such as kvaerno5"
+            )
+        elif self.status in BUDGETS and math.isnan(self.error + self.radius):
+            lines.append(
+                "not stiff: f or the state is not finite right beside this state, however short the "
+                "step"
             )
         elif self.status in BUDGETS:
             lines.append(

@@ -95,3 +95,17 @@ def test_one_system_of_several_tensors():
 )
 def test_limits_of_stability(pair, limit):
     assert stability_limit(pair.a, pair.b) == pytest.approx(limit, abs=0.02)
+
+
+def test_a_wall_that_a_float32_state_touches_and_cannot_pass():
+    """At y = 2, the last number that f takes, steps that do not move the state are accepted, and
+    all longer ones meet NaN: attempts run out, and accuracy is not why."""
+    wall = ode.solve(
+        lambda t, y: torch.where(y > 2, torch.nan, y), torch.ones(1, 1), t=(0, 1), max_steps=500
+    )
+    assert wall.status == ["max_steps"]
+    assert float(wall.last) == 2.0
+    found = wall.diagnosis(0)
+    assert not found.stiff
+    assert "not finite right beside this state" in str(found)
+    assert "accuracy" not in str(found)

@@ -1,0 +1,148 @@
+"""python release check | prepare VERSION: what stands between main and a release.
+
+``check`` builds the source distribution, the wheel with compiled kernels and the one without,
+installs each wheel into an environment of its own, without optional packages, and runs there the
+README's example and ``odesolve profile`` on a model in another folder. ``prepare`` writes the new
+version where it stands and dates the changelog's Unreleased section.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "build" / "release"
+# Where the version stands, and what stands before it there.
+VERSIONS = {
+    "pyproject.toml": r'(?m)^(version = ")([^"]+)',
+    "odesolve/version.py": r'(?m)^(__version__ = ")([^"]+)',
+    "CITATION.cff": r"(?m)^(version: )(\S+)",
+    "conda/meta.yaml": r'(version = ")([^"]+)',
+}
+UNRELEASED = "## [Unreleased]\n"
+# No CMake, no compiler: the same package on its reference kernels.
+PURE = ("-C", "wheel.cmake=false", "-C", "wheel.py-api=py3")
+MODEL = """import odesolve as ode
+
+def load():
+    return ode.problems.gaussian(0.0, 0.5, (2,)).model(ode.paths.VP())
+"""
+PROFILE = "profile mine:load --shape 16,2 --nfe 4,6 --solvers ddim,dpmpp_2m"
+
+
+def main(given: list[str]) -> None:
+    """Run one verb."""
+    if given == ["check"]:
+        check()
+    elif len(given) == 2 and given[0] == "prepare":
+        prepare(given[1], datetime.date.today())
+    else:
+        raise SystemExit(__doc__)
+
+
+def check() -> None:
+    """Raise SystemExit with what is wrong; print what was done."""
+    problems = list(faults())
+    if problems:
+        raise SystemExit("\n".join(problems))
+    shutil.rmtree(OUT, ignore_errors=True)
+    native = _built("--sdist", "--wheel", "--outdir", str(OUT))
+    pure = _built("--wheel", *PURE, "--outdir", str(OUT / "pure"))
+    for wheel, backend in ((native, "native"), (pure, "reference")):
+        _try_out(wheel, backend)
+        print(f"{wheel.name}: installed and run, {backend} kernels")
+
+
+def faults() -> Iterator[str]:
+    """What of the repository is not ready, in words."""
+    said = {name: versions(name) for name in VERSIONS}
+    if len(set(said.values())) != 1:
+        yield f"versions differ: {said}"
+    body = _unreleased((ROOT / "CHANGELOG.md").read_text())
+    if not body.strip():
+        yield "CHANGELOG.md says nothing under Unreleased"
+
+
+def versions(name: str) -> str:
+    """The version that stands in this file."""
+    match = re.search(VERSIONS[name], (ROOT / name).read_text())
+    if match is None:
+        raise SystemExit(f"no version in {name}")
+    return match[2]
+
+
+def prepare(version: str, day: datetime.date) -> None:
+    """Write the version and the date into the files."""
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        raise SystemExit(f"{version} is no version: give numbers such as 0.2.0")
+    for name, pattern in VERSIONS.items():
+        path = ROOT / name
+        path.write_text(re.sub(pattern, rf"\g<1>{version}", path.read_text(), count=1))
+    path = ROOT / "CHANGELOG.md"
+    path.write_text(dated(path.read_text(), version, day))
+
+
+def dated(changelog: str, version: str, day: datetime.date) -> str:
+    """The changelog with its Unreleased section under this version and day, and an empty one."""
+    if not _unreleased(changelog).strip():
+        raise SystemExit("CHANGELOG.md says nothing under Unreleased")
+    head = f"{UNRELEASED}\n## [{version}] - {day.isoformat()}\n"
+    return changelog.replace(UNRELEASED, head, 1)
+
+
+def _unreleased(changelog: str) -> str:
+    _, found, rest = changelog.partition(UNRELEASED)
+    if not found:
+        raise SystemExit(f"CHANGELOG.md has no section {UNRELEASED.strip()}")
+    return rest.partition("\n## ")[0]
+
+
+def _built(*options: str) -> Path:
+    """The wheel that ``python -m build`` makes with these options."""
+    _run(sys.executable, "-m", "build", *options, str(ROOT))
+    return next(Path(options[-1]).glob("*.whl"))
+
+
+def _try_out(wheel: Path, backend: str) -> None:
+    """Install a wheel into an environment of its own and use it from another folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _run(sys.executable, "-m", "venv", str(folder / "venv"))
+        python = folder / "venv" / "bin" / "python"
+        pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        _run(*pip, "-c", str(ROOT / "constraints.txt"), str(wheel))
+        (folder / "mine.py").write_text(MODEL)
+        (folder / "example.py").write_text(example())
+        _run(str(python), "example.py", cwd=folder)
+        _run(str(python), "-m", "odesolve", *PROFILE.split(), cwd=folder)
+        asked = "import odesolve; print(odesolve.backend().devices['cpu'], end='')"
+        answer = subprocess.run(
+            [str(python), "-c", asked], cwd=folder, capture_output=True, text=True, check=True
+        )
+        if answer.stdout != backend:
+            raise SystemExit(f"{wheel.name} runs {answer.stdout} kernels where {backend} were due")
+
+
+def example() -> str:
+    """The README's first example."""
+    match = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    if match is None:
+        raise SystemExit("README.md has no example")
+    return match[1]
+
+
+def _run(*command: str, cwd: Path | None = None) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
