@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.adjoint.memory import holding
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.values import refuse_loose, whole
 from odesolve.doors.words import fits
@@ -27,6 +28,7 @@ MOST = 2**24  # levels that float32 tells apart
 Noise = str | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+@brief
 class Dequantised(NamedTuple):
     """Continuous data x (B, ...), and log q (B,), the log-density in nats of the noise u in [0,
     1)^D that made them."""
@@ -170,6 +172,7 @@ def _whole(x: Any, levels: int, low: float, high: float) -> Tensor:
     return k
 
 
+@brief
 @dataclass(frozen=True)
 class BitsPerDim:
     """Bits a dimension of B discrete samples; lower is better.

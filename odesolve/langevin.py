@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 from odesolve.doors.convention import check_call
 from odesolve.doors.keywords import door
 from odesolve.doors.values import dense, positive, real, refuse_loose, whole
@@ -28,6 +29,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 STREAMS = 2**31 - 1  # numbers of the steps' draws
 
 
+@brief
 @dataclass(frozen=True)
 class Chains:
     """What ``mala`` returns.

@@ -14,6 +14,7 @@ from odesolve.adjoint.memory import holding
 from odesolve.adjoint.plans import check as check_gradients
 from odesolve.adjoint.plans import differentiable_run
 from odesolve.doors.annotations import count, samples
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.errors import Diverged, OdesolveError, once
 from odesolve.files import shaped
@@ -43,6 +44,7 @@ from odesolve.trace import Estimator
 INVERSION = 50  # steps
 
 
+@brief
 @dataclass(frozen=True)
 class Sample:
     """What ``ode.sample(..., full=True)`` returns.

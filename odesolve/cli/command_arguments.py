@@ -18,6 +18,7 @@ from odesolve.cli.options import (
 from odesolve.cli.values import FACTORY, PATHS
 from odesolve.jobs.lookout import PATIENCE
 from odesolve.jobs.signals import GRACE
+from odesolve.profile.report import LIMIT
 from odesolve.profile.result import METRICS
 
 
@@ -256,8 +257,18 @@ def of_profile(p: argparse.ArgumentParser) -> None:
         help="also solve the best plans many steps at once (ode.Window): does that pay?",
     )
     p.add_argument(
-        "--top", type=COUNT, metavar="K", help="show only the best K solvers at each budget"
+        "--data",
+        metavar="FILE",
+        help="x.npz, .npy or .pt with one array (N, ...) of the network's data: beyond how many "
+        "evaluations does the model's own distance from them dominate?",
     )
+    p.add_argument(
+        "--top",
+        type=COUNT,
+        metavar="K",
+        help=f"show the best K solvers at each budget (default {LIMIT})",
+    )
+    p.add_argument("--all", action="store_true", help="show every row, also those that failed")
     p.add_argument(
         "--out", metavar="DIR", help="write table.csv, profile.json and plot.png into this folder"
     )

@@ -13,7 +13,7 @@ import torch
 
 from odesolve import jobs
 from odesolve.cli.conditions import Conditions, conditions_of
-from odesolve.cli.files import check_writable
+from odesolve.cli.files import check_writable, read_array
 from odesolve.cli.options import OF_JOBS, beside
 from odesolve.cli.values import check_alone, dtype, first_rank, model_of, path_named
 from odesolve.errors import Diverged, OdesolveError
@@ -32,6 +32,10 @@ def profile_command(given: argparse.Namespace) -> int:
     conditions = conditions_of(given)
     model, shape = model_of(given)
     conditions.check_rows(shape[0])
+    if given.all and given.top is not None:
+        raise OdesolveError("--all shows every row, --top some of them: give one of both")
+    limit = None if given.all else given.top or report.LIMIT
+    data = read_array(given.data) if given.data else None
     out, saved = _output(given)
     result = profile(
         conditions.on(model, torch.arange(shape[0]), given.device),
@@ -42,8 +46,10 @@ def profile_command(given: argparse.Namespace) -> int:
         seed=given.seed,
         dtype=dtype(given),
         device=given.device,
+        data=data,
         executor=Window() if given.parallel else None,
         resume=saved,
+        name=given.model or given.diffusers or "digits",
     )
     if out is not None:
         result.to_csv(out / "table.csv")
@@ -52,8 +58,8 @@ def profile_command(given: argparse.Namespace) -> int:
         print(result.to_json())
     else:
         _show(
-            lambda width: report.rich_table(result, given.top, given.metric, width),
-            report.text(result, given.top, given.metric),
+            lambda width: report.rich_table(result, limit, given.metric, width),
+            report.text(result, limit, given.metric),
         )
         print(f"\n{result.advice(given.metric)}")
     if out is not None:

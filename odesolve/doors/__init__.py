@@ -1,1 +1,2 @@
-"""Checks of what users give, before anything is done with it: calls, words and values."""
+"""Checks of what users give, before anything is done with it: calls, words and values; and what
+they get back, in a line."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from odesolve.doors.brief import brief
 from odesolve.doors.words import fits, fits_as
 from odesolve.errors import OdesolveError, warn
 from odesolve.files import Door, contents, short
@@ -47,6 +48,7 @@ MANIFEST_WAIT = 30.0  # seconds for another process to write one, which takes mi
 
 
 @fits
+@brief
 class Job:
     """The folder of a job: ``ode.jobs.Job("out")`` reads what ``ode.jobs.sample`` or ``log_prob``
     has written so far.
@@ -312,6 +314,18 @@ class Job:
         kinds = self.arrays.items()
         zeros = {name: np.zeros((n, *shape), dtype) for name, (dtype, shape) in kinds}
         return len(encode(zeros, self.format))
+
+    def _facts(self) -> dict[str, str]:
+        return {
+            "kind": self.kind,
+            "ids": f"{self.first} to {self.first + self.n - 1}",
+            "done": f"{self.done()} of {self.n}",
+            "shards": f"{len(self.found())} of {self.shards}",
+            "arrays": ", ".join(
+                f"{k} {dtype} {(*shape,)}" for k, (dtype, shape) in self.arrays.items()
+            ),
+            "folder": self.named,
+        }
 
     def __str__(self) -> str:
         done = self.done()

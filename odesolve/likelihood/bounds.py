@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import count, meant, number
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.values import refuse_loose, whole
 from odesolve.errors import OdesolveError, short, unknown
@@ -33,6 +34,7 @@ EVALUATIONS = 64
 DRAWS = 4
 
 
+@brief
 @dataclass(frozen=True)
 class Bound:
     """Lower bounds of the log-densities of B samples, in nats: unbiased estimates, whose

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import count, meant, number
+from odesolve.doors.brief import line, table, tensor, text
 from odesolve.doors.values import real, whole
 from odesolve.doors.words import fits_as
 from odesolve.errors import OdesolveError
@@ -138,7 +139,23 @@ class LogProb:
         if self.solver_error is None and UNSOLVED not in self.notes:
             object.__setattr__(self, "notes", (*self.notes, UNSOLVED))
 
+    def _facts(self) -> dict[str, str]:
+        return {
+            "samples": f"{len(self.value)} of {self.dim} numbers",
+            "status": text(self.status),
+            "trace": self.trace,
+            **{n: tensor(v) for n in SHOWN if (v := getattr(self, n)) is not None},
+        }
+
     def __repr__(self) -> str:
+        facts = line(type(self).__name__, self._facts())
+        return f"{facts}\nnote: {'; '.join(self.notes)}" if self.notes else facts
+
+    def _repr_html_(self) -> str:
+        notes = {"note": " ".join(self.notes)} if self.notes else {}
+        return table(type(self).__name__, {**self._facts(), **notes})
+
+    def __str__(self) -> str:
         lines = [
             f"{type(self).__name__} of {len(self.value)} samples of {self.dim} numbers, "
             f"trace {self.trace}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import samples
+from odesolve.doors.brief import table
 from odesolve.doors.convention import STATE, TIME, check_network, check_order
 from odesolve.doors.keywords import door
 from odesolve.doors.values import real
@@ -26,7 +27,7 @@ from odesolve.model.network import Network, Share
 from odesolve.model.predictions import Coefficients, parameter_dtype
 from odesolve.model.reading_text import default_time
 from odesolve.model.settling import settle
-from odesolve.model.text import typed_model
+from odesolve.model.text import facts_of_model, typed_model
 from odesolve.paths import Path, no_path, prediction_named
 
 
@@ -152,6 +153,9 @@ class Model:
 
     def __repr__(self) -> str:
         return typed_model(self)
+
+    def _repr_html_(self) -> str:
+        return table("Model", facts_of_model(self))
 
     @property
     def predicts(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 from odesolve.errors import OdesolveError
 from odesolve.functions.callee import Callee
 from odesolve.functions.ownership import owned
@@ -40,6 +41,7 @@ class Called(Protocol):
     def network_times(self, t: Tensor) -> Tensor: ...
 
 
+@brief
 @dataclass(frozen=True)
 class Coefficients:
     """All that a model's prediction of one kind takes from n times, each (n,) in the state's dtype;

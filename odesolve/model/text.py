@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+from torch.nn.parameter import is_lazy
+
 from odesolve.lowering.scales import Planned, Schedule
 from odesolve.model.predictions import parameter_dtype
 from odesolve.model.reading_text import names_of, typed_reading
@@ -23,6 +26,22 @@ def typed_model(model: Any) -> str:
         arguments.append(f"snap={model.snap}")
     arguments += [*_limits(model), *(["learned_variance=True"] if read.variance else [])]
     return "".join([f"ode.Model(net, {', '.join(arguments)})", *_put_on(model)])
+
+
+def facts_of_model(model: Any) -> dict[str, str]:
+    """How a model is read, by name, and the model as one types it."""
+    net = model.net
+    parts = net.parameters() if isinstance(net, nn.Module) else ()
+    weights = f" of {sum(p.numel() for p in parts if not is_lazy(p)):,} parameters" if parts else ""
+    called = getattr(net, "__qualname__", type(net).__qualname__)
+    return {
+        "network": f"{called.rpartition('<locals>.')[2]}{weights}",
+        "path": repr(model.path),
+        "predicts": model.predicts,
+        "time": model.time if isinstance(model.time, str) else "a function of the path and t",
+        "evaluations per call": str(model.evaluations_per_call),
+        "typed": typed_model(model),
+    }
 
 
 def _limits(model: Any) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 from odesolve.doors.values import device_of, is_whole, real, row, switch
 from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, short
@@ -28,6 +29,7 @@ SLACK: Final = 2.0**-20
 
 
 @fits
+@brief
 class BrownianPath:
     """A Brownian motion for every sample of a batch: ``path(s, t)`` is W(t) - W(s), the same
     whenever and however asked.
@@ -91,6 +93,10 @@ class BrownianPath:
         self.tree = AreaTree(low, high, depth) if area else Tree(low, high, depth)
         self._slack = SLACK * max(abs(low), abs(high))
         self._walk = _Walk(self.tree, self.keys, self.shape, dtype)
+
+    def _facts(self) -> dict[str, str]:
+        area = {"with areas": ""} if self.area else {}
+        return {"shape": str(self.shape), "dtype": str(self.dtype), **area}
 
     def __call__(self, s: Time, t: Time, area: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """W(t) - W(s), (B, ...), for numbers or for times (B,) of each sample's own; with ``area``

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import meant, number, takes
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError, unknown
@@ -79,6 +80,7 @@ def sine_squared(scale: float) -> Gamma:
     )
 
 
+@brief
 @dataclass(frozen=True)
 class BridgeTerms(Terms):
     """A loss with its two parts a sample, (B,): that of velocity or drift, and that of the score

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.doors.annotations import count, meant, number, takes, text
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.values import whole
 from odesolve.doors.words import fits, fits_call
@@ -369,6 +370,7 @@ class ConsistencyDistillation(ConsistencyTraining):
         return runge_kutta(self.teacher.given(**cond), x_t, t, r, self.solver)
 
 
+@brief
 @dataclass(frozen=True)
 class ContinuousTerms(Terms):
     """Of the continuous objective; ``derivative`` (B, ...) is df/dt along the way, without

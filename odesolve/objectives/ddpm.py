@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import count, number
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError, unknown
@@ -32,6 +33,7 @@ from odesolve.sampling.model_plan import plan_for
 SHARE = 1e-3  # of the bound in the hybrid loss
 
 
+@brief
 @dataclass(frozen=True)
 class BoundTerms(Terms):
     """``each`` (B,) estimates the bound of a sample: ``prior`` and the number of terms times
@@ -45,6 +47,7 @@ class BoundTerms(Terms):
     index: Tensor = field(repr=False)
 
 
+@brief
 @dataclass(frozen=True)
 class HybridTerms(Terms):
     """``each`` (B,) is ``simple`` (B,) and a share of ``bound`` (B,), both a number of the

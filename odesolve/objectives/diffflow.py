@@ -14,6 +14,7 @@ from odesolve.adjoint.memory import holding
 from odesolve.adjoint.pull import Sums, with_gradients
 from odesolve.adjoint.targets import Arguments, GradientTargets, wanted
 from odesolve.doors.annotations import takes
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError
@@ -31,6 +32,7 @@ Level = float | Callable[[Tensor], Tensor]
 Noise = Callable[[int], Tensor]
 
 
+@brief
 @dataclass(frozen=True)
 class DiffFlowTerms(Terms):
     """``each`` (B,) is the loss in nats; ``bound`` (B,), without gradients, an upper bound of -log

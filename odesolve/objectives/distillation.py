@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import count, meant, number, takes, text
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.words import fits, fits_call
 from odesolve.errors import OdesolveError, unknown
@@ -292,6 +293,7 @@ def halve(
     return stages
 
 
+@brief
 @dataclass(frozen=True)
 class GuidedTerms(Terms):
     """``scale`` (B,) is the guidance of each sample."""

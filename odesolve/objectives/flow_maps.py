@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.doors.annotations import count, number
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError, unknown
@@ -135,6 +136,7 @@ def _states(path: Path, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor
     return x_t, column(path.dalpha(t), x) * x + column(path.dsigma(t), x) * z
 
 
+@brief
 @dataclass(frozen=True)
 class FlowMapTerms(Terms):
     """``r`` (B,) is where each sample is carried to, ``error`` (B,) its squared error without

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import function, text
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError
@@ -21,6 +22,7 @@ from odesolve.objectives.draws import check_data, seed_for
 from odesolve.objectives.matching import Terms
 
 
+@brief
 @dataclass(frozen=True)
 class LikelihoodTerms(Terms):
     """``each`` (B,) is minus the log-density in nats, ``found`` all that ``ode.log_prob`` says,

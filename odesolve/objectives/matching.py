@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import takes
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError
@@ -49,6 +50,7 @@ class Coupling(Protocol):
         ...
 
 
+@brief
 @dataclass(frozen=True)
 class Terms:
     """A loss and what it is made of: ``loss`` the mean over the batch, ``each`` (B,) of every

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import count, meant, samples, takes
+from odesolve.doors.brief import brief
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.model.model import Model
 from odesolve.objectives.draws import column
@@ -70,6 +71,7 @@ def _mean_and_error(each: Tensor) -> tuple[float, float]:
     ) > 1 else math.nan
 
 
+@brief
 @dataclass(frozen=True)
 class Straightness:
     """S = E int |Z1 - Z0 - dZ/du|^2 du over u from 0 to 1 between the ends of trajectories, 0 if
@@ -143,6 +145,7 @@ def _nodes(n: int) -> tuple[list[float], list[float]]:
     return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
 
 
+@brief
 @dataclass(frozen=True)
 class Balance:
     """The two sides of S + V = E|X1 - X0|^2 - E|Z1 - Z0|^2, each (B,) (Liu et al. 2023, section
@@ -208,6 +211,7 @@ def _check_linear(path: Path) -> None:
         )
 
 
+@brief
 @dataclass(frozen=True)
 class ReflowRound:
     """A model, and the pairs (B, ...) that it was trained on."""

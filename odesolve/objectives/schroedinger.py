@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import count, meant, number, takes, text
+from odesolve.doors.brief import brief
 from odesolve.doors.words import fits
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.model.model import Model
@@ -26,6 +27,7 @@ from odesolve.sde import solve_sde
 Carry = Callable[[Tensor], Tensor]
 
 
+@brief
 @dataclass(frozen=True)
 class BridgeRound:
     """One fit: the end it goes ``towards``, what it learned, and the states (K, B, ...) that this

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.doors.annotations import meant
+from odesolve.doors.brief import brief
 from odesolve.doors.convention import time_first
 from odesolve.errors import OdesolveError, short
 from odesolve.functions.callee import shielded
@@ -83,6 +84,7 @@ def listed(events: Any) -> tuple[Event, ...]:
     return given
 
 
+@brief
 @dataclass(frozen=True)
 class Found:
     """The zeros of one event: ``t[b]`` (n_b,) float64 and ``y[b]`` (n_b, ...) of sample b; of one

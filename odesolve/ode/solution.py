@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 from odesolve.doors.words import fits_as
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import (
@@ -57,6 +58,7 @@ class Details:
     method: Method | None
 
 
+@brief
 @dataclass(frozen=True)
 class Solution:
     """The states of a solve and how it went; of one system the numbers have no batch dimension and

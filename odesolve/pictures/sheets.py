@@ -94,11 +94,11 @@ def save_rows(
     path: str | File,
     size: float = 0.62,
     dpi: int = 130,
+    margin: float = 2.2,
 ) -> None:
-    """Write named rows of images, each (B, C, H, W), values in [-1, 1], names at the left; ``size``
-    inches an image."""
+    """Write named rows of images, each (B, C, H, W), values in [-1, 1], names at the left;
+    ``size`` inches an image, ``margin`` for the names."""
     columns = max(len(images) for _, images in rows)
-    margin = 2.2
     width = margin + size * columns
     height = size * len(rows)
     figure = matplotlib()(figsize=(width, height), dpi=dpi)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from odesolve.doors.brief import brief, folded, table
 from odesolve.doors.words import fits, fits_as
 from odesolve.errors import PlanError, short
 from odesolve.files import Door, Number, Text, parsed, shaped, uncollected
@@ -38,6 +39,8 @@ from odesolve.plans.instructions import (
     written,
 )
 
+PROGRAM = 40  # lines of a program that a notebook shows
+
 
 class _PlanFile(Struct, forbid_unknown_fields=True):
     """The JSON of a plan."""
@@ -53,6 +56,7 @@ _DOOR = Door("this", "is not the JSON of a plan", "give what plan.to_json() retu
 
 
 @fits
+@brief
 @dataclass(frozen=True)
 class Plan:
     """A sampler on one path and one time grid, as data.
@@ -77,6 +81,25 @@ class Plan:
     result: str
     path_spec: str = ""
     path: Any = field(default=None, compare=False, repr=False)
+
+    def _facts(self) -> dict[str, str]:
+        path = json.loads(self.path_spec or "{}").get("name", "none")
+        noise = {"draws noise": ""} if self.streams else {}
+        return {
+            "solver": self.solver,
+            "steps": str(self.steps),
+            "nfe": str(self.nfe),
+            "path": str(path),
+            "t": f"{self.grid[0]:.4g} to {self.grid[-1]:.4g}",
+            **noise,
+        }
+
+    def _repr_html_(self) -> str:
+        """The facts, and on a click the program."""
+        rows = str(self).split("\n")[1:]
+        more = [f"... {len(rows) - PROGRAM} more"] if len(rows) > PROGRAM else []
+        program = "\n".join([*rows[:PROGRAM], *more])
+        return table("Plan", self._facts(), folded("program", program))
 
     @property
     def steps(self) -> int:
@@ -306,6 +329,7 @@ def read_plan(text: str, path_of: Callable[[dict[str, Any]], Any]) -> Plan:
     return plan
 
 
+@brief
 @dataclass(frozen=True)
 class PlanDiff:
     """Result of ``plan.diff``: evaluation counts, largest coefficient difference, evaluation times

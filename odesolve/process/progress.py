@@ -1,8 +1,10 @@
-"""Progress: on a terminal a bar that appears after a second of work, in a log a line now and
-then."""
+"""Progress: on a terminal a bar that appears after a second of work, in a log or a pipe a line now
+and then."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import stat
 import sys
@@ -62,7 +64,7 @@ class Log:
         done = "" if self.unit == "%" else f"{n:.6g} of {self.total:.6g} {self.unit.strip()}, "
         share = 100 * n / self.total if self.total else 100.0
         text = f"odesolve: {done}{share:.0f} % after {_time(now - self.begun)}{self._left(n, now)}"
-        print(text, file=sys.stderr, flush=True)
+        _say(text)
         self.last = (now, n)
         self.lines = self.lines + 1
 
@@ -82,20 +84,73 @@ def _time(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _is_file(stream: object) -> bool:
-    """Whether a stream writes to a file, where a bar that overwrites itself has no place."""
-    try:
-        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)  # type: ignore[attr-defined]
-    except (AttributeError, OSError, ValueError):  # no stream, or one without a descriptor
+class Forecast:
+    """Ticks that say once, early in long work, how long it will take: what the second unit took,
+    times the units that are planned. The first one is left out, as it may compile, load or warm
+    up."""
+
+    def __init__(
+        self,
+        tick: Callable[[float], None],
+        total: float,
+        unit: str,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.tick = tick
+        self.total = total
+        self.unit = unit
+        self.clock = clock
+        self.begun: tuple[float, float] | None = None
+        self.said = False
+
+    def __call__(self, n: float) -> None:
+        """Note that n of the work is done."""
+        now = self.clock()
+        if self.begun is None:
+            self.begun = now, n
+        elif not self.said and n > self.begun[1]:
+            self._forecast((now - self.begun[0]) / (n - self.begun[1]))
+        self.tick(n)
+
+    def _forecast(self, each: float) -> None:
+        self.said = True
+        whole = each * self.total
+        if whole >= EARLIEST:
+            _say(
+                f"odesolve: {self.total:.6g} {self.unit.strip()} of {_brief(each)} each: about "
+                f"{_time(whole)}"
+            )
+
+
+def _say(text: str) -> None:
+    """Print a line for whoever watches. Where nobody does any more, as at the end of a pipe that
+    was closed, the work goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _brief(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1.0 else f"{1e3 * seconds:.2g} ms"
+
+
+def _is_log(stream: object) -> bool:
+    """Whether a stream writes to a file, a pipe or a socket, where a bar that overwrites itself has
+    no place. A notebook's stream is none, whatever its descriptor is: bars are drawn there."""
+    if not isinstance(stream, io.TextIOWrapper):
         return False
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):  # closed, or without a descriptor
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 class Bar:
     """``with Bar(total, show, unit) as tick``: tick(n) moves the bar to n; tick is None where
     nothing is shown.
 
-    ``show`` is True, False, a ``Portion``, or None: then the bar is shown on a terminal and in a
-    file, where the work takes long.
+    ``show`` is True, False, a ``Portion``, or None: then the bar is shown on a terminal, and as
+    lines in a file or a pipe, where the work takes long.
     """
 
     def __init__(self, total: float, show: bool | Portion | None, unit: str):
@@ -109,7 +164,7 @@ class Bar:
             return None if self.show.tick is None else self.show
         if self.show is False:
             return None
-        if _is_file(sys.stderr):
+        if _is_log(sys.stderr):
             self.bar = Log(self.total, self.unit)
             return self.bar
         if self.show is None and not (sys.stderr is not None and sys.stderr.isatty()):

@@ -6,15 +6,16 @@ from __future__ import annotations
 import itertools
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path as File
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from odesolve import run
-from odesolve.doors.annotations import count, number, samples
+from odesolve.doors.annotations import count, number, samples, text
 from odesolve.doors.keywords import door
 from odesolve.doors.values import named
 from odesolve.errors import Diverged, OdesolveError
@@ -23,8 +24,8 @@ from odesolve.lowering.lower import Program, lower
 from odesolve.lowering.scales import scale_for_report
 from odesolve.model.model import Model
 from odesolve.planning.planner import GridLike, SolverLike
-from odesolve.process.progress import Bar
-from odesolve.profile import parallel
+from odesolve.process.progress import Bar, Forecast
+from odesolve.profile import gap, parallel
 from odesolve.profile import reference as references
 from odesolve.profile.candidates import Candidate, candidates, default_solvers, fit, numbers
 from odesolve.profile.counting import Counter, clock
@@ -45,6 +46,7 @@ Noise = Tensor | Sequence[int]
     limit=count(),
     tolerance=number(above=0.0),
     seed=count(0, 2**64 - 1),
+    name=text("my network"),
 )
 def profile(
     model: Model,
@@ -58,12 +60,14 @@ def profile(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     reference: Tensor | Reference | None = None,
+    data: Tensor | None = None,
     tolerance: float = 3e-5,
     limit: int = 4096,
     timing: int = 2,
     executor: run.Executor | None = None,
     progress: bool | None = None,
     resume: str | File | None = None,
+    name: str | None = None,
 ) -> Profile:
     """Measure samplers on a model: the error of their end points at each budget of network
     evaluations.
@@ -85,14 +89,18 @@ def profile(
         device: where to put noise that is given as a shape; by default the network's.
         reference: exact end points of shape (B, ...) for this noise, or a ``Reference``; by default
             two solves that agree.
+        data: data (N, ...) of the kind that the model was trained on, best twice as many as samples
+            and more: ``advice`` then says beyond how many evaluations a sampler's error is small
+            beside the model's own distance from them (``Profile.gap``).
         tolerance, limit: of the reference, see ``reference.certified``.
         timing: timed runs of which the fastest counts; 0 takes no times.
         executor: an ``ode.Window`` or ``ode.Parareal`` to measure beside the loop, on the best plan
             of every budget, for one sample and for all: see ``Profile.parallel`` and what
             ``advice`` says of it.
-        progress: show a bar; by default on work longer than a second, on a terminal (in a log,
-            lines).
+        progress: show a bar; by default on work longer than a second, on a terminal (in a log or a
+            pipe, lines). Long work says at its start about how long it will take.
         resume: a JSON file that is written after each sampler; rows in it are not measured again.
+        name: what plots call the model; by default the network's class or function.
 
     Returns a ``Profile``. A sampler that fails is a row with its status and message.
     Raises OdesolveError for arguments that cannot be used, Diverged if no reference can be found.
@@ -108,21 +116,25 @@ def profile(
     """
     warn_of_training(model.net)
     file = None if resume is None else named("resume", resume)
-    if solvers is None and model.reading.two_times:
-        solvers = ["flow_map", *default_solvers(model.path)]
-    chosen = candidates(model.path, solvers, grids)
+    chosen = _chosen(model, solvers, grids)
     budgets = numbers(nfe)
     z = _noise(model, noise, batch, seed, dtype, device)
+    _check_data(data, z)
+    problem = _problem(model, z, None if isinstance(noise, Tensor) else seed, name)
+    known = _known(file, problem)
     first = 2 * references.FIRST if reference is None else 0
-    calls = first + len(chosen) * sum(budgets) * max(1, timing)
+    left = sum(key[2] for key in _keys(chosen, budgets) if key not in known)
+    calls = first + left * max(1, timing)
     with Bar(calls, progress, " calls") as bar:
+        bar = bar and Forecast(bar, calls, "network calls")
         exact = _reference(model, z, reference, tolerance, limit, _counted(bar, 0, first))
         if reference is None:
             warn_of_wiring(model, z.shape)
-        problem = {**_problem(model, z), "seed": None if isinstance(noise, Tensor) else seed}
-        out = Profile([], exact.certificate, None, problem, z, exact.x)
         bench = Bench(model, z, exact, timing, _counted(bar, first, calls))
-        _measure(out, bench, chosen, budgets, file)
+        problem["rms"] = bench.compare.size
+        out = Profile([], exact.certificate, None, problem, z, exact.x)
+        out.gap = None if data is None else gap.measured(bench.compare, data)
+        _measure(out, bench, (chosen, budgets), known, file)
         out.rounding = bench.rounding()
     out.rows = flagged(out)
     if executor is not None:
@@ -132,22 +144,50 @@ def profile(
     return out
 
 
+def _chosen(model: Model, solvers: Any, grids: Any) -> list[Candidate]:
+    """The samplers to measure; a network of two times has one more by default."""
+    if solvers is None and model.reading.two_times:
+        solvers = ["flow_map", *default_solvers(model.path)]
+    return candidates(model.path, solvers, grids)
+
+
 def _measure(
     out: Profile,
     bench: Bench,
-    chosen: Iterable[Candidate],
-    budgets: Iterable[int],
+    wanted: tuple[Sequence[Candidate], Sequence[int]],
+    known: Mapping[tuple, Row],
     file: str | File | None,
 ) -> None:
-    """Add a row for each sampler and budget, but for those that the file has; the file is written
+    """Add a row for each sampler and budget, but for those that are known; the file is written
     after each sampler."""
-    known = _known(file, out)
+    chosen, budgets = wanted
     for candidate in chosen:
-        for budget in budgets:
-            key = (candidate.label, candidate.grid_name, budget)
-            out.rows.append(known[key] if key in known else bench.row(candidate, budget))
+        for key in _keys([candidate], budgets):
+            out.rows.append(known[key] if key in known else bench.row(candidate, key[2]))
         if file is not None:
             out.to_json(file)
+
+
+def _keys(chosen: Iterable[Candidate], budgets: Iterable[int]) -> Iterator[tuple[str, str, int]]:
+    """What names a row, of every sampler at every budget."""
+    return ((c.label, c.grid_name, n) for c, n in itertools.product(chosen, budgets))
+
+
+def _named(net: Any) -> str:
+    """The class of a network, or the function that it is, without where it was written."""
+    kind = net if hasattr(net, "__qualname__") else type(net)
+    return kind.__qualname__.rpartition("<locals>.")[2]
+
+
+def _check_data(data: Tensor | None, z: Tensor) -> None:
+    if data is None:
+        return
+    samples("data", data)
+    if data.shape[1:] != z.shape[1:] or len(data) == 0:
+        raise OdesolveError(
+            f"data of shape {tuple(data.shape)} for samples of shape {tuple(z.shape)}: give data "
+            f"(N, {', '.join(map(str, z.shape[1:]))})"
+        )
 
 
 class Bench:
@@ -284,7 +324,8 @@ def _reference(
     return reference
 
 
-def _problem(model: Model, z: Tensor) -> dict:
+def _problem(model: Model, z: Tensor, seed: int | None, name: str | None) -> dict[str, Any]:
+    """What is measured, and on what."""
     device = (
         torch.cuda.get_device_name(z.device)
         if z.device.type == "cuda"
@@ -300,20 +341,30 @@ def _problem(model: Model, z: Tensor) -> dict:
         "dtype": str(z.dtype).removeprefix("torch."),
         "device": f"{z.device.type} ({device}, {torch.get_num_threads()} threads)",
         "torch": torch.__version__,
+        "seed": seed,
+        "name": name or _named(model.net),
     }
 
 
-def _known(resume: str | File | None, fresh: Profile) -> dict[tuple, Row]:
+# Of what is stored of a problem, this depends on the machine, or is a name.
+UNCOMPARED = ("rms", "name")
+
+
+def _known(resume: str | File | None, problem: dict[str, Any]) -> dict[tuple, Row]:
     """Rows of an earlier, unfinished measurement of the same problem. Raises OdesolveError if it is
     another problem."""
     if resume is None or not os.path.lexists(resume):
         return {}
     earlier = Profile.from_json(File(resume))
-    if earlier.problem != fresh.problem:
+    if _compared(earlier.problem) != _compared(problem):
         raise OdesolveError(
             f"{resume} holds a profile of another problem: give another file, or remove it"
         )
     return {(r.label, r.grid, r.nfe): replace(r, flags=(), order=None) for r in earlier.rows}
+
+
+def _compared(problem: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in problem.items() if k not in UNCOMPARED}
 
 
 def _counted(bar, done: int, most: int) -> Callable[[int], None] | None:

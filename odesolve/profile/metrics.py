@@ -14,7 +14,7 @@ TRIMMED = 0.05
 
 @dataclass(frozen=True)
 class Errors:
-    """Distances from the reference, all in units of one coordinate of the state (a pixel).
+    """Distances from the reference, all in the data's unit, per coordinate of the state.
 
     ``rmse`` over everything, ``trimmed`` without the worst 5 % of the samples, ``median`` of the
     per-sample RMSE and ``worst`` sample; ``sliced`` is the sliced 2-Wasserstein distance between
@@ -50,6 +50,11 @@ class Comparison:
         if self.axes is not None:
             self.mean, self.cov = _moments(self.reference @ self.axes)
             self.root = _root(self.cov)
+
+    @property
+    def size(self) -> float:
+        """RMS of the reference, in the data's unit."""
+        return _root_mean(self.reference.square())
 
     @property
     def fitted(self) -> int:

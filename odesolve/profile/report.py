@@ -1,36 +1,97 @@
-"""A profile in text: the table, and in words what to use."""
+"""A profile in text: the table, and what its columns, marks and flags mean."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
+from odesolve.doors.brief import folded, grid
 from odesolve.planning.planner import solvers
-from odesolve.profile import parallel
-from odesolve.profile.result import Profile, Row
+from odesolve.profile.alike import TIE, best_rows, merged, name_of, ties
+from odesolve.profile.result import FLOOR, Profile, Row
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
-HEAD: tuple[str, ...] = (
-    "",
-    "NFE",
-    "solver",
-    "grid",
-    "steps",
-    "median",
-    "trimmed",
-    "rmse",
-    "SW",
-    "order",
-    "network",
-    "rest",
-    "flags",
+LIMIT = 5  # solvers that are shown at a budget, unless more are asked for
+TIED = 6  # samplers that a tie names
+MARK = ""
+MARKED = "*"
+ON_FRONT = "on the Pareto front: no sampler that takes fewer evaluations has a smaller error"
+
+
+class Column(NamedTuple):
+    """A column: its cell of the rows of one sampler, what it means, and whether it holds numbers.
+    Columns of one meaning are explained together."""
+
+    cell: Callable[[Sequence[Row]], str]
+    meaning: str
+    number: bool = True
+
+
+def _error(name: str) -> Callable[[Sequence[Row]], str]:
+    return lambda rows: _short(getattr(rows[0], name))
+
+
+def _short(error: float | None) -> str:
+    if error is None:
+        return ""
+    return f"{error:.2g}" if error >= 1e-3 else f"{error:.1e}"
+
+
+def _seconds(name: str) -> Callable[[Sequence[Row]], str]:
+    return lambda rows: _milliseconds(getattr(rows[0], name))
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.1f} ms"
+
+
+def _order(rows: Sequence[Row]) -> str:
+    return "" if rows[0].order is None else f"{rows[0].order:.1f}"
+
+
+DISTANCE = (
+    "error of the median sample: RMS distance of its end point from the reference's, in the data's "
+    "unit"
 )
-NUMBERS = {"NFE", "steps", "median", "trimmed", "rmse", "SW", "order", "network", "rest"}
+SLICED = (
+    "sliced 2-Wasserstein distance of the end points from the reference's as distributions, same "
+    "unit"
+)
+TIMES = "wall time of the fastest run of the whole batch, inside the network and outside it"
+BUDGET = "evaluations of the network that a sample may take"
+SEEN = "evaluations that the network really saw per sample; guidance counts twice"
+NAMES = "the sampler, its options in brackets; a = b: two names of the same numbers"
+FITS = "Frechet distance of Gaussian fits to both batches, in the data's unit"
+ORDER = "measured: the median falls as steps ** -order, over the three largest budgets"
+WHY = "why an error says nothing of the solver, or why there is none"
+COLUMNS = {
+    "budget": Column(lambda rows: str(rows[0].nfe), BUDGET),
+    "solver": Column(name_of, NAMES, number=False),
+    "grid": Column(lambda rows: rows[0].grid, "the times of its steps", number=False),
+    "steps": Column(lambda rows: str(rows[0].steps), "as many as the budget allows"),
+    "NFE": Column(lambda rows: f"{rows[0].counted:g}", SEEN),
+    "median": Column(_error("median"), DISTANCE),
+    "trimmed": Column(_error("trimmed"), "that error over all samples but the worst 5 %"),
+    "rmse": Column(_error("rmse"), "that error over all samples"),
+    "worst": Column(_error("worst"), "that error of the worst sample"),
+    "SW": Column(_error("sliced"), SLICED),
+    "Frechet": Column(_error("frechet"), FITS),
+    "order": Column(_order, ORDER),
+    "network": Column(_seconds("network_seconds"), TIMES),
+    "rest": Column(_seconds("rest_seconds"), TIMES),
+    "flags": Column(lambda rows: " ".join(rows[0].flags), WHY, number=False),
+}
+# columns for those who rank by them
+ASKED = {"worst": "worst", "Frechet": "frechet"}
+# left out of a terminal that is too narrow, the first ones first
 SPARE = ("SW", "trimmed", "rest", "network", "order", "flags", "steps", "rmse")
-IDLE = 0.05  # share of the time outside the network below which a faster solver changes nothing
+FLAGS = {
+    "reference": f"below {FLOOR:g} times the difference of the two reference solves, not certified",
+    "dtype": "at the rounding of the state's dtype: give dtype=torch.float64",
+    "plateau": "more steps do not lower it",
+}
 
 
 def family(solver: str) -> str:
@@ -38,175 +99,193 @@ def family(solver: str) -> str:
     return solvers().family_of(solver)
 
 
-def shown(profile: Profile, limit: int | None, metric: str, also: Iterable[str] = ()) -> list[Row]:
-    """Rows by budget, then error; with a limit that many solvers, each on its best grid, and those
-    of ``also``."""
+def shown(
+    profile: Profile, limit: int | None, metric: str, also: Iterable[str] = ()
+) -> list[list[Row]]:
+    """Rows by budget, then error, those of one sampler together; with a limit that many samplers
+    per budget, each on its best grid, and the solvers of ``also``."""
+    out: list[list[Row]] = []
     rows = sorted(profile.rows, key=lambda r: (r.nfe, not r.ok, r.error(metric)))
-    if limit is None:
-        return rows
-    out: list[Row] = []
     for budget in profile.budgets:
-        first: dict[str, Row] = {}
-        for row in rows:
-            if row.nfe == budget and row.ok:
-                first.setdefault(row.solver, row)
-        out += [r for k, r in enumerate(first.values()) if k < limit or r.solver in also]
+        if limit is None:
+            out += merged([r for r in rows if r.nfe == budget], profile.rounding)
+            continue
+        groups = merged(best_rows(profile, budget, metric), profile.rounding)
+        kept = {r.solver for group in groups[:limit] for r in group} | {*also}
+        out += [group for group in groups if any(r.solver in kept for r in group)]
     return out
 
 
-def cells(row: Row, front: Sequence[Row]) -> tuple[str, ...]:
-    """One row of the table as text, in the order of ``HEAD``."""
-    mark = "*" if row in front else ""
-    if not row.ok:
-        return (mark, str(row.nfe), row.label, row.grid, *[""] * 8, f"{row.status}: {row.message}")
-    errors = (
-        f"{row.error(m):.2g}" if row.error(m) >= 1e-3 else f"{row.error(m):.1e}" for m in HEAD[5:8]
-    )
-    order = "" if row.order is None else f"{row.order:.1f}"
-    times = (_milliseconds(s) for s in (row.network_seconds, row.rest_seconds))
-    head = (mark, str(row.nfe), row.label, row.grid, str(row.steps))
-    return (*head, *errors, f"{row.sliced:.1e}", order, *times, " ".join(row.flags))
+class Sheet:
+    """The cells of a table: which columns it has, a line of text for each sampler, and beneath each
+    budget which of them tie."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        limit: int | None,
+        metric: str,
+        also: Iterable[str] = (),
+    ):
+        self.profile = profile
+        self.metric = metric
+        self.groups = shown(profile, limit, metric, also)
+        self.front = profile.front(metric)
+        self.lines = [self._line(group) for group in self.groups]
+        hidden = {name for name, own in ASKED.items() if own != metric}
+        self.columns = [
+            name
+            for name in (MARK, *COLUMNS)
+            if name not in hidden and any(line[name] for line in self.lines)
+        ]
+
+    def _line(self, rows: Sequence[Row]) -> dict[str, str]:
+        first = rows[0]
+        if first.ok:
+            cells = {name: column.cell(rows) for name, column in COLUMNS.items()}
+        else:
+            told = {"flags": f"{first.status}: {first.message}"}
+            known = ("budget", "solver", "grid")
+            cells = dict.fromkeys(COLUMNS, "") | {n: COLUMNS[n].cell(rows) for n in known} | told
+        return {MARK: MARKED if self.is_best(rows) else "", **cells}
+
+    def is_best(self, rows: Sequence[Row]) -> bool:
+        """Whether a sampler lies on the Pareto front."""
+        return any(row in self.front for row in rows)
+
+    def ends_budget(self, k: int) -> bool:
+        """Whether line k is the last one of its budget."""
+        return k + 1 == len(self.groups) or self.groups[k][0].nfe != self.groups[k + 1][0].nfe
+
+    def tie(self, nfe: int) -> str:
+        """Which samplers are within 10 % of the best at a budget, or nothing."""
+        return tie(self.profile, nfe, self.metric)
+
+    def legend(self) -> str:
+        """What the columns, marks and flags that are shown mean, and how many rows are not."""
+        return "\n".join([*self.meanings(), *self._beneath()])
+
+    def meanings(self) -> list[str]:
+        """A line for each column, mark and flag that is shown."""
+        out = []
+        if any(line[MARK] for line in self.lines):
+            out.append(f"{MARKED}: {ON_FRONT}")
+        meanings: dict[str, list[str]] = {}
+        for name in self.columns:
+            if name != MARK:
+                meanings.setdefault(COLUMNS[name].meaning, []).append(name)
+        out += [f"{', '.join(names)}: {text}" for text, names in meanings.items() if names]
+        flags = {flag for rows in self.groups for row in rows for flag in row.flags}
+        out += [f"flag {flag}: {text}" for flag, text in FLAGS.items() if flag in flags]
+        return out
+
+    def _beneath(self) -> list[str]:
+        """What of the profile is not certified, and not shown."""
+        floor = self.profile.floor(self.metric)
+        out = [f"{self.metric} errors below {floor:.1e} are not certified"] if floor > 0 else []
+        shown_rows = sum(map(len, self.groups))
+        every = len(self.profile.rows)
+        if shown_rows < every:
+            out.append(
+                f"{shown_rows} of {every} rows are shown: table(limit=None), or --all, has all"
+            )
+        return out
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{1e3 * seconds:.1f} ms"
+def tie(profile: Profile, nfe: int, metric: str) -> str:
+    """Which samplers are that close to the best of a budget, such as "within 10 %: a on x, b on y";
+    nothing where it stands alone."""
+    groups = ties(profile, nfe, metric)
+    names = [f"{name_of(rows)} on {rows[0].grid}" for rows in groups]
+    more = f" and {len(names) - TIED} more" if len(names) > TIED else ""
+    return f"within {TIE:.0%}: {', '.join(names[:TIED])}{more}".replace("%", " %") if names else ""
 
 
 def text(
     profile: Profile,
-    limit: int | None = None,
+    limit: int | None = LIMIT,
     metric: str = "median",
     also: Iterable[str] = (),
+    legend: bool = True,
 ) -> str:
-    """The table as plain text."""
-    front = profile.front(metric)
-    body = [HEAD, *(cells(r, front) for r in shown(profile, limit, metric, also))]
-    widths = [max(len(line[i]) for line in body) for i in range(len(HEAD))]
-    lines = []
-    budget = body[0][1]
-    for line in body:
-        if line[1] != budget:
-            lines.append("")
-            budget = line[1]
-        parts = (
-            c.rjust(w) if h in NUMBERS else c.ljust(w)
-            for c, w, h in zip(line, widths, HEAD, strict=True)
+    """The table as plain text, its legend beneath."""
+    sheet = Sheet(profile, limit, metric, also)
+    head = {name: name for name in sheet.columns}
+    width = {n: max(len(n), *(len(line[n]) for line in sheet.lines)) for n in sheet.columns}
+    body = []
+    for k, line in enumerate([head, *sheet.lines]):
+        cells = (
+            line[n].rjust(width[n])
+            if n in COLUMNS and COLUMNS[n].number
+            else line[n].ljust(width[n])
+            for n in sheet.columns
         )
-        lines.append("  ".join(parts).rstrip())
-    return "\n".join(lines)
+        body.append("  ".join(cells).rstrip())
+        if k and sheet.ends_budget(k - 1):
+            tied = sheet.tie(sheet.groups[k - 1][0].nfe)
+            body += [f"{'':{width.get(MARK, 0)}}  {tied}"] if tied else []
+            body.append("")
+    return "\n".join([*body, *([sheet.legend()] if legend else [])]).rstrip()
 
 
 def rich_table(
     profile: Profile,
-    limit: int | None = None,
+    limit: int | None = LIMIT,
     metric: str = "median",
     width: int = 120,
-) -> Table:
-    """The table for a terminal: the Pareto front in bold, rows at a floor and failures dimmed.
+) -> Group:
+    """The table for a terminal: the Pareto front in bold, rows at a floor and failures dimmed, the
+    legend beneath.
 
     Where the terminal is too narrow the columns of ``SPARE`` are left out, the first ones first.
     """
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    front = profile.front(metric)
-    rows = shown(profile, limit, metric)
-    body = [dict(zip(HEAD, cells(r, front), strict=True)) for r in rows]
-    widths = {h: max([len(h), *(len(line[h]) for line in body)]) for h in HEAD if h != "flags"}
-    kept = [h for h in HEAD if h != "flags" or any(line[h] for line in body)]
+    sheet = Sheet(profile, limit, metric)
+    widths = {
+        n: max(len(n), *(len(line[n]) for line in sheet.lines))
+        for n in sheet.columns
+        if n != "flags"
+    }
     for name in SPARE:
-        if sum(widths.get(h, 10) + 2 for h in kept) > width and name in kept:
-            kept.remove(name)
+        if sum(widths.get(n, 10) + 2 for n in sheet.columns) > width and name in sheet.columns:
+            sheet.columns.remove(name)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for name in kept:
-        table.add_column(
-            name, justify="right" if name in NUMBERS else "left", no_wrap=name != "flags"
-        )
-    for k, (row, line) in enumerate(zip(rows, body, strict=True)):
-        if k and row.nfe != rows[k - 1].nfe:
+    for name in sheet.columns:
+        number = name in COLUMNS and COLUMNS[name].number
+        table.add_column(name, justify="right" if number else "left", no_wrap=name != "flags")
+    for k, (rows, line) in enumerate(zip(sheet.groups, sheet.lines, strict=True)):
+        plain = rows[0].flags or not rows[0].ok
+        style = "bold" if sheet.is_best(rows) else "dim" if plain else ""
+        table.add_row(*(line[n] for n in sheet.columns), style=style)
+        if sheet.ends_budget(k) and k + 1 < len(sheet.lines):
             table.add_row()
-        style = "bold" if row in front else "dim" if row.flags or not row.ok else ""
-        table.add_row(*(line[h] for h in kept), style=style)
-    return table
+    return Group(table, Text(f"\n{beneath(sheet)}"))
 
 
-def advice(profile: Profile, metric: str = "median") -> str:
-    """What to use at each budget, how much better it is than other families, and where the time
-    goes."""
-    lines = [_advice_for(profile, n, metric) for n in profile.budgets]
-    failed = [r for r in profile.rows if r.status in ("diverged", "error")]
-    if failed:
-        names = ", ".join(sorted({f"{r.label} on {r.grid}" for r in failed})[:3])
-        lines.append(
-            f"{len(failed)} of {len(profile.rows)} runs failed "
-            f"({names}{', ...' if len(failed) > 3 else ''})."
-        )
-    lines += [*_where_the_time_goes(profile), *parallel.advice(profile, metric)]
-    return "\n".join([*lines, f"The {profile.certificate}."])
+def legend(profiles: Sequence[Profile], metric: str = "median") -> str:
+    """One legend of the tables of several profiles."""
+    lines = (line for profile in profiles for line in Sheet(profile, LIMIT, metric).meanings())
+    return "\n".join(dict.fromkeys(lines))
 
 
-def _advice_for(profile: Profile, nfe: int, metric: str) -> str:
-    fits = [r for r in profile.good if r.calls <= nfe]
-    if not fits:
-        return f"{nfe} evaluations: nothing ran."
-    ranked = profile.ranked(nfe, metric)
-    best = ranked[0]
-    head = (
-        f"{nfe} evaluations: {best.label} on {best.grid} ({best.steps} steps), {metric} error "
-        f"{best.error(metric):.2g}"
-    )
-    rivals = {}
-    for row in ranked:
-        rivals.setdefault(family(row.solver), row)
-    rivals.pop(family(best.solver))
-    floor = max(best.error(metric), profile.floor(metric), 1e-300)
-    others = []
-    for k, name in enumerate(_compared(rivals)):
-        rival = rivals[name]
-        place = "" if k else f" ({rival.label} on {rival.grid})"
-        others.append(f"{name} {_times(rival.error(metric) / floor)}{place}")
-    tail = f"; by comparison {', '.join(others)}" if others else ""
-    return f"{head}{tail}.{_other_metric(fits, best, metric)}"
-
-
-def _compared(rivals: Mapping[str, Row]) -> list[str]:
-    """The families that the best sampler is compared with: the nearest one, and up to three of the
-    well-known ones."""
-    nearest = list(rivals)[:1]
-    known = dict.fromkeys(s.family for s in solvers().baselines())
-    return [*nearest, *(f for f in known if f in rivals and f not in nearest)][:4]
-
-
-def _times(ratio: float) -> str:
-    if ratio < 1.05:
-        return "the same"
-    return f"{ratio:.1f} times that" if ratio < 10 else f"{ratio:.0f} times that"
-
-
-def _other_metric(fits: list[Row], best: Row, metric: str) -> str:
-    """The sampler with the lowest RMSE, where it is another by a margin: few samples that end
-    elsewhere decide it."""
-    other = min(fits, key=lambda r: r.rmse)
-    if metric == "rmse" or other.rmse > 0.8 * best.rmse:
-        return ""
+def html(profile: Profile, metric: str = "median") -> tuple[str, str, str]:
+    """The table, its legend and the advice for a notebook."""
+    if not profile.good:
+        return "", "", ""
+    sheet = Sheet(profile, LIMIT, metric)
+    rows = [[line[n] for n in sheet.columns] for line in sheet.lines]
     return (
-        f" Over all samples {other.label} on {other.grid} is closest: rmse {other.rmse:.2g} "
-        f"against {best.rmse:.2g}."
+        grid("the best samplers of each budget", sheet.columns, rows),
+        folded("what the columns mean", beneath(sheet)),
+        folded("advice", profile.advice(metric)),
     )
 
 
-def _where_the_time_goes(profile: Profile) -> list[str]:
-    share = profile.outside()
-    if share is None or math.isnan(share):
-        return []
-    device: Any = profile.problem.get("device", "")
-    where = "GPU" if str(device).startswith("cuda") else "CPU"
-    if share < IDLE:
-        return [
-            f"{share:.1%} of the {where} wall time is spent outside the network: a faster solver "
-            "does not matter here."
-        ]
-    return [
-        f"{share:.0%} of the {where} wall time is spent outside the network: the solver's own "
-        "arithmetic counts here, "
-        "so prefer solvers with few buffers, or larger networks and batches."
-    ]
+def beneath(sheet: Sheet) -> str:
+    """The ties of all budgets, and the legend."""
+    tied = {n: sheet.tie(n) for n in sheet.profile.budgets}
+    lines = [f"{n} evaluations, {says}" for n, says in tied.items() if says]
+    return "\n".join([*lines, sheet.legend()])

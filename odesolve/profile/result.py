@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, astuple
 from torch import Tensor
 
+from odesolve.doors.brief import line, table
 from odesolve.doors.words import fits_as
 from odesolve.errors import OdesolveError, unknown
 from odesolve.files import (
@@ -33,10 +34,10 @@ from odesolve.files import (
     uncollected,
 )
 from odesolve.planning.labels import parse_grid, solver_label
-from odesolve.profile.reference import EXACT, Certificate
+from odesolve.profile.gap import Gap
+from odesolve.profile.reference import EXACT, FLOOR, Certificate
 
 METRICS = ("median", "trimmed", "rmse", "worst", "sliced", "frechet")
-FLOOR = 3.0  # errors below this many times the certificate say nothing about the solver
 VERSION = 1
 LONGEST_NAME = 250  # of a file, in errors
 
@@ -46,7 +47,7 @@ class Row:
     """One sampler at one budget.
 
     ``nfe`` is the budget of network evaluations, ``calls`` what the plan asks for and ``counted``
-    what the network saw (guidance counts twice); errors are in units of a pixel, see
+    what the network saw (guidance counts twice); errors are in the data's unit, see
     ``metrics.Errors``. Seconds are wall time of the fastest run, inside the network and outside it.
     ``order`` is the measured order, ``flags`` holds "reference" (error at the reference's floor),
     "dtype" (at the rounding of the state's dtype) and "plateau" (more steps do not help).
@@ -124,15 +125,15 @@ class Parallel:
     rows: float
 
 
-@dataclass
+@dataclass(repr=False)
 class Profile:
     """Rows of ``ode.profile``, and what they were measured on.
 
     ``certificate`` says how well the reference is known, ``rounding`` is the RMS effect of the
     state's dtype on the most accurate row (None if it was not measured), ``parallel`` a parallel
-    executor on the best plans, ``problem`` the path, shape, seed and machine. ``noise`` and
-    ``reference`` (tensors of shape (B, ...)) are there after a measurement, not after reading a
-    file."""
+    executor on the best plans, ``problem`` the path, shape, seed and machine, ``gap`` the distance
+    of the reference's samples from data (None without data). ``noise`` and ``reference`` (tensors
+    of shape (B, ...)) are there after a measurement, not after reading a file."""
 
     rows: list[Row]
     certificate: Certificate = EXACT
@@ -141,6 +142,7 @@ class Profile:
     noise: Tensor | None = field(default=None, repr=False, compare=False)
     reference: Tensor | None = field(default=None, repr=False, compare=False)
     parallel: list[Parallel] = field(default_factory=list)
+    gap: Gap | None = None
 
     @property
     def budgets(self) -> list[int]:
@@ -227,31 +229,53 @@ class Profile:
         return sum(r.rest_seconds for r in timed) / total if total else None  # type: ignore[misc]
 
     @fits_as("profile.table")
-    def table(self, limit: int | None = None, metric: str = "median") -> str:
-        """The rows as text, by budget and then error; ``limit`` keeps that many a budget. * marks
-        the Pareto front."""
+    def table(self, limit: int | None = 5, metric: str = "median") -> str:
+        """The best samplers of every budget as text, and what the columns, marks and flags mean.
+
+        ``limit`` solvers per budget, each on its best grid; None shows all rows, also those that
+        failed. Samplers with the same numbers share a line, and ties are said."""
         from odesolve.profile import report
 
         return report.text(self, limit, metric)
 
     @fits_as("profile.advice")
     def advice(self, metric: str = "median") -> str:
-        """In words: what to use at each budget, by how much it is better, and where the time
-        goes."""
-        from odesolve.profile import report
+        """In words: what to use at each budget, by how much it is better, where more evaluations
+        gain nothing against the data, and where the time goes."""
+        from odesolve.profile import advice
 
-        return report.advice(self, metric)
+        return advice.advice(self, metric)
 
     @fits_as("profile.plot")
-    def plot(self, path: str | File, metric: str = "median") -> None:
-        """Write a work-precision plot as PNG, SVG or PDF. Raises ImportError if matplotlib is
-        missing."""
+    def plot(self, path: str | File | None = None, metric: str = "median") -> Any:
+        """Write a work-precision plot as PNG, SVG or PDF; without a path returns the matplotlib
+        figure, which a notebook draws. Raises ImportError if matplotlib is missing."""
         from odesolve.profile import plotting
 
-        plotting.save([self], path, metric)
+        return plotting.save([self], path, metric)
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self._facts())
+
+    def _repr_html_(self) -> str:
+        from odesolve.profile import report
+
+        return table("Profile", self._facts(), *report.html(self))
+
+    def _facts(self) -> dict[str, str]:
+        budgets = self.budgets
+        name = self.problem.get("name")
+        return {
+            "rows": str(len(self.rows)),
+            "solvers": str(len({r.solver for r in self.rows})),
+            "grids": str(len({r.grid for r in self.rows})),
+            "budgets": f"{budgets[0]} to {budgets[-1]}" if budgets else "none",
+            "path": str(self.problem.get("path", {}).get("name", "none")),
+            **({"model": name} if name else {}),
+        }
 
     def __str__(self) -> str:
-        return f"{self.table(limit=5)}\n\n{self.advice()}"
+        return f"{self.table()}\n\n{self.advice()}"
 
     @fits_as("profile.to_csv")
     def to_csv(self, path: str | File) -> None:
@@ -278,6 +302,7 @@ class Profile:
             "parallel": [vars(p) for p in self.parallel],
             "rows": rows,
         }
+        body |= {} if self.gap is None else {"gap": vars(self.gap)}
         text = json.dumps(body, indent=1, allow_nan=False)
         if path is not None:
             File(path).write_text(text + "\n", encoding="utf-8")
@@ -301,7 +326,8 @@ class Profile:
             rows = [_row(held) for held in body.rows]
         parallel = [Parallel(**asdict(p)) for p in body.parallel]
         certificate = Certificate(**asdict(body.certificate))
-        return cls(rows, certificate, body.rounding, body.problem, parallel=parallel)
+        gap = None if body.gap is None else Gap(**asdict(body.gap))
+        return cls(rows, certificate, body.rounding, body.problem, parallel=parallel, gap=gap)
 
 
 class _Part(Struct, forbid_unknown_fields=True):
@@ -353,6 +379,14 @@ class _Parallel(_Part):
     rows: Measure
 
 
+class _Gap(_Part):
+    distance: Measure
+    chance: Measure | None
+    largest: Measure | None
+    samples: Size
+    data: Size
+
+
 class _ProfileFile(_Part):
     version: Literal[1]
     problem: dict[str, Any]
@@ -360,6 +394,7 @@ class _ProfileFile(_Part):
     rounding: Measure | None
     rows: tuple[_ProfileRow, ...]
     parallel: tuple[_Parallel, ...] = ()
+    gap: _Gap | None = None
 
 
 _DOOR = Door("this", "is not the JSON of a profile", "give what profile.to_json() wrote")

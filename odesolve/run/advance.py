@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 from odesolve.errors import OdesolveError
 from odesolve.files import shaped
 from odesolve.functions.ownership import owned
@@ -27,6 +28,7 @@ Draw = Callable[
 ]  # noise from outside: the standard normals of a stream, in a shape that expands to the state's
 
 
+@brief
 @dataclass(frozen=True)
 class Cursor:
     """A solve that waits at ``program.ops[position]``, a network call, or is done; ``slots`` holds
@@ -42,6 +44,13 @@ class Cursor:
     dtypes: tuple[torch.dtype, torch.dtype]
     keys: Tensor | None
     weights: tuple[Tensor | None, ...]
+
+    def _facts(self) -> dict[str, str]:
+        held = sum(x is not None for x in self.slots)
+        return {
+            "at": f"operation {self.position} of {len(self.program.ops)}",
+            "slots": f"{held} tensors",
+        }
 
     @property
     def done(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 from odesolve.doors.values import refuse_loose, whole
 from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
@@ -25,6 +26,7 @@ _REASONS: Latest[str | None] = Latest()
 
 
 @fits
+@brief
 class Graph:
     """An executor that captures one step, network included, as a CUDA graph, and replays it for
     every step of any plan.

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 from odesolve.lowering.lower import Call, Mark, Program, Reading
 from odesolve.run.advance import Buffers, Cursor, Functions, accept, advance, begin, proceed
 
@@ -46,6 +47,7 @@ class NetworkCalls(Protocol):
     ) -> list[Tensor]: ...
 
 
+@brief
 @dataclass(frozen=True)
 class Step:
     """One finished step of ``ode.iterate``: ``x`` is the state at time ``t``, ``data`` the last

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 
+
+@brief
 @dataclass(frozen=True)
 class Report:
     """What a solve took: ``rounds`` batches of network calls one after another, ``evaluations``

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 from odesolve.doors.values import is_whole, real, switch, whole
 from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
@@ -30,6 +31,7 @@ ACCELERATIONS = ("secant", "anderson", None)
 
 
 @fits
+@brief
 class Window:
     """An executor that solves any plan in a few rounds:
     ``ode.sample(model, noise, executor=ode.Window())``.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 from odesolve.doors.values import is_whole, real, switch
 from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, short
@@ -32,6 +33,7 @@ _ITERATIONS: Latest[Tensor] = Latest()
 
 
 @fits
+@brief
 class Parareal:
     """An executor that solves blocks of steps side by side:
     ``ode.sample(model, noise, executor=ode.Parareal())``.

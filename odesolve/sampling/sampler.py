@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve import run
+from odesolve.doors.brief import brief
 from odesolve.doors.keywords import door
 from odesolve.doors.words import refuse_others
 from odesolve.errors import OdesolveError
@@ -27,6 +28,7 @@ from odesolve.sampling.start import Noise, shape_of, start
 CALL = frozenset({"noise", "seed", "ids", "state", "device"})
 
 
+@brief
 class Sampler:
     """``ode.sample`` with everything decided but the noise; ``sampler(noise, seed=0)`` gives the
     final state.
@@ -82,6 +84,9 @@ class Sampler:
         self.program = program_for(model, self.plan, dtype, executor)
         self.stochastic = self.program.stochastic
         assert self.program.table  # made now: a compiler need not trace how
+
+    def _facts(self) -> dict[str, str]:
+        return {"model": repr(self.model), "plan": repr(self.plan), "dtype": str(self.dtype)}
 
     def __call__(
         self,

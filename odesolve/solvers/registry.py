@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from odesolve.doors.annotations import count, meant, text
+from odesolve.doors.brief import grid
 from odesolve.doors.values import real, switch, whole
 from odesolve.errors import OdesolveError, PlanError, UnknownOption, unknown
 from odesolve.solvers.families import COLOURS, Family
@@ -21,6 +22,7 @@ BOUNDS = ("s_tmax", "s_churn")
 # The grid that suits a solver, on a path of diffusion, unless its registration names another.
 SUITS = {"rho": "vp_time(2,merged)"}
 OTHERWISE = "karras"
+HEAD = ("solver", "order", "evaluations per step", "clock", "source")
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,17 @@ class Registry(dict[str, Solver]):
             extra = f" (+{s.starters})" if s.starters else ""
             yield s.name, str(s.order), f"{s.evaluations}{extra}", s.clock, s.source
 
+    def __repr__(self) -> str:
+        families = {s.family for s in self.values()}
+        return (
+            f"{len(self)} solvers of {len(families)} families: print them, or list(...) their names"
+        )
+
+    def _repr_html_(self) -> str:
+        return grid(f"{len(self)} solvers", HEAD, self.rows())
+
     def __str__(self) -> str:
-        table = [("solver", "order", "evaluations per step", "clock", "source"), *self.rows()]
+        table = [HEAD, *self.rows()]
         widths = [max(len(r[i]) for r in table) for i in range(4)]
         lines = []
         for *cells, source in table:

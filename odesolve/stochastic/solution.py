@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 
+
+@brief
 @dataclass(frozen=True)
 class SDESolution:
     """The states of a solve and how it went; of one system the numbers have no batch dimension and

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.brief import brief
 from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, parsed, regular, shaped
@@ -42,6 +43,7 @@ class TorchRandom:
 
 
 @fits
+@brief
 @dataclass(frozen=True)
 class Checkpoint:
     """The contents of a file: ``step``, ``configuration`` and ``facts`` as they were saved, and the

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.doors.annotations import count, meant
+from odesolve.doors.brief import brief
 from odesolve.doors.values import real, short
 from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
@@ -20,6 +21,7 @@ WIDEST = 12**-0.5
 
 
 @fits
+@brief
 @dataclass(frozen=True)
 class Snapshot:
     """An average after ``updates`` updates: its profile, and its weights and buffers by name, on
@@ -51,6 +53,7 @@ class Snapshot:
 
 
 @fits
+@brief
 @dataclass(frozen=True)
 class Reconstructed:
     """Averaged weights, and buffers, by name in ``tensors``; ``copy_to`` writes them over those of

@@ -15,6 +15,7 @@ from msgspec import Struct
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from odesolve.doors.brief import brief
 from odesolve.errors import OdesolveError
 from odesolve.files import shaped, short
 from odesolve.functions.modules import modules_within
@@ -64,6 +65,7 @@ def _part(terms: Any, name: str) -> Tensor | None:
     return part if isinstance(part, Tensor) else None
 
 
+@brief
 @dataclass(frozen=True)
 class History:
     """``losses`` and norms of gradients before clipping, (steps,) float64, of every step from the
@@ -71,6 +73,16 @@ class History:
 
     losses: Tensor = field(repr=False)
     norms: Tensor = field(repr=False)
+
+    def _facts(self) -> dict[str, str]:
+        facts = {"steps": str(len(self))}
+        if len(self):
+            facts |= {
+                "loss": f"{float(self.losses[0]):.4g} at first, {self.mean():.4g} over the last "
+                "tenth",
+                "gradient norm": f"{float(self.norms[-1]):.4g} at last",
+            }
+        return facts
 
     def __len__(self) -> int:
         """Steps done."""

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path as File
+from typing import Any
 
 from odesolve.errors import OdesolveError
-from odesolve.pictures.figures import SUFFIXES, matplotlib
+from odesolve.pictures.figures import check_suffix, handed, matplotlib
 from odesolve.wiring.denoising import Fit
 from odesolve.wiring.result import Check
 
 COLOURS = {"as declared": "#D55E00", "best": "#0072B2", "without a network": "#555555"}
 
 
-def draw(check: Check, path: str | File) -> None:
-    """Write the errors of the declared and the best reading, beside what can be had without a
-    network, to a file.
+def draw(check: Check, path: str | File | None) -> Any:
+    """The errors of the declared and the best reading, beside what can be had without a network, as
+    a figure; with a path they are written there.
 
     Raises OdesolveError for a file of another kind than PNG, SVG or PDF, and for a check that has
     no fits."""
-    if File(path).suffix.lower() not in SUFFIXES:
-        raise OdesolveError(f"{path}: give a file name that ends in one of {', '.join(SUFFIXES)}")
+    check_suffix(path)
     if check.best is None:
         raise OdesolveError(
             "no reading fits this network, so there is nothing to draw: print(check) says why"
@@ -37,7 +37,7 @@ def draw(check: Check, path: str | File) -> None:
         ylabel="mean squared error of the denoised data",
     )
     panel.legend(frameon=False, loc="lower right")  # errors rise with the noise
-    figure.savefig(path)
+    return handed(figure, path)
 
 
 def _fit(panel: object, fit: Fit, name: str) -> None:

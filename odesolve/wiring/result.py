@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as File
 from typing import Any
 
+from odesolve.doors.brief import grid, line, table
 from odesolve.model.model import Model
 from odesolve.wiring.denoising import Fit
 
@@ -85,6 +86,20 @@ class Check:
         rows = [f"{fit.excess:+8.2f}  {fit.wiring}" for fit in self.fits[:limit]]
         return "\n".join(["  excess  reading", *rows])
 
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self._brief())
+
+    def _repr_html_(self) -> str:
+        rows = [(f.verdict, f.about, f.says, f.typed) for f in self.findings]
+        found = grid("findings", ("verdict", "about", "what was seen", "type instead"), rows)
+        return table("Check", self._brief(), found)
+
+    def _brief(self) -> dict[str, str]:
+        best = {} if self.best is None else {"best": str(self.best.wiring)}
+        worth = [f.about for f in self.findings if f.verdict != "right"]
+        look = {"look at": ", ".join(worth)} if worth else {}
+        return {"status": self.status, **best, **look, "calls": str(self.calls)}
+
     def __str__(self) -> str:
         heads = {
             "right": "the network is read as it was trained",
@@ -124,15 +139,16 @@ class Check:
             return []
         return [e / math.exp(gap) for e, gap in zip(self.best.errors, self.best.logs, strict=True)]
 
-    def plot(self, path: str | File) -> None:
+    def plot(self, path: str | File | None = None) -> Any:
         """Draw the errors of the declared and the best reading over the noise, beside what can be
-        had without a network.
+        had without a network, into a file; without a path returns the matplotlib figure, which a
+        notebook draws.
 
         Raises ImportError without matplotlib, with the install line.
         """
         from odesolve.wiring.pictures import draw
 
-        draw(self, path)
+        return draw(self, path)
 
 
 def fits_as_values(fits: Iterable[Fit | None]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import odesolve as ode
 from odesolve.cli import main
 
 
@@ -75,6 +76,35 @@ def test_profile_of_the_digits(capsys):
     code, out, _ = run(capsys, "profile", *words)
     assert code == 0
     assert "3 evaluations: euler on uniform" in out
+
+
+SMALL = ("--path", "linear", "--shape", "4,1,8,8", "--grids", "uniform", "--nfe", "2,4")
+
+
+def test_profile_shows_few_rows_or_all(capsys):
+    words = (*SMALL, "--solvers", "euler,heun,ddim,rk4")
+    _, few, _ = run(capsys, "profile", *words, "--top", "1")
+    _, every, _ = run(capsys, "profile", *words, "--all")
+    assert "of 8 rows are shown: table(limit=None), or --all, has all" in few
+    assert "skipped: one step takes more than 2 evaluations" in every
+    assert every.count("euler = ddim") == 2
+    assert "\nNFE: evaluations that the network really saw per sample" in few
+    code, _, err = run(capsys, "profile", *words, "--top", "1", "--all")
+    assert code == 2
+    assert "give one of both" in err
+
+
+def test_profile_against_data(capsys, tmp_path):
+    data = ode.problems.digits().sample(20, seed=1)
+    np.savez(tmp_path / "x.npz", x=data.numpy())
+    words = (*SMALL, "--solvers", "euler", "--data", str(tmp_path / "x.npz"))
+    code, out, _ = run(capsys, "profile", *words)
+    assert code == 0
+    assert "samples are" in out
+    assert "from the data (sliced 2-Wasserstein distance, 4 samples, 16 data)" in out
+    code, _, err = run(capsys, "profile", *words, "--shape", "4,2,8,8")
+    assert code == 2
+    assert "--shape" in err or "data of shape" in err
 
 
 def test_profile_can_be_resumed(capsys, module, tmp_path):
@@ -207,6 +237,7 @@ def test_a_terminal_gets_the_columns_that_fit(capsys, module, monkeypatch, colum
         "uniform,shift(2)",
         "--nfe",
         "4,8",
+        "--all",
     ]
     code, out, _ = run(capsys, "profile", f"{module}:model", *words)
     assert code == 0

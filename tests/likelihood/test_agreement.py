@@ -304,7 +304,7 @@ def test_what_is_printed():
     model, x = TWO.model(ode.paths.VP(), "noise"), TWO.sample(9, seed=1)
     found = ode.log_prob(model, x, max_calls=50, tol=1e-6)
     text = str(found)
-    assert text == repr(found)
+    assert len(repr(found).splitlines()) <= 2
     assert "LogProb of 9 samples of 2 numbers, trace exact" in text
     assert "9 of 9 failed: 9 max_calls" in text
     few = ode.log_prob(model, x[:2])

@@ -1,5 +1,7 @@
 """Plots and pictures are written, in the format that the name asks for."""
 
+import copy
+import dataclasses
 import sys
 
 import pytest
@@ -38,6 +40,64 @@ def test_three_panels_share_their_styles(found, tmp_path):
         <= plotting.HIGHLIGHTED
     )
     assert styles["ipndm_3"]["color"] == styles["ipndm_4"]["color"]
+
+
+def test_without_a_path_there_is_a_figure_that_a_notebook_draws(found):
+    figure = found.plot()
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    (panel,) = figure.axes
+    assert "in the data's unit" in panel.get_ylabel()
+    assert panel.get_xlabel() == "network evaluations per sample"
+
+
+def test_plots_are_titled_with_the_model(found):
+    found.problem["name"] = "my digits"
+    (panel,) = found.plot().axes
+    assert panel.get_title(loc="left") == "my digits on VP"
+
+
+def _drawn(panel):
+    return [line for line in panel.lines if len(line.get_xdata())]
+
+
+def test_every_line_is_in_the_legend_and_none_is_cut(found):
+    found.rows.append(dataclasses.replace(found.rows[0], nfe=8, calls=3, steps=3, median=0.9))
+    (panel,) = found.plot().axes
+    texts = [t.get_text() for t in panel.get_legend().get_texts()]
+    assert len(texts) == len(_drawn(panel))
+    low, high = panel.get_xlim()
+    bottom, top = panel.get_ylim()
+    for line in _drawn(panel):
+        assert low < min(line.get_xdata()) <= max(line.get_xdata()) < high
+        assert bottom < min(line.get_ydata()) <= max(line.get_ydata()) < top
+
+
+def test_panels_share_limits_that_hold_all_of_their_fronts(found):
+    lower = copy.deepcopy(found)
+    lower.rows = [dataclasses.replace(r, median=r.median / 1e3) for r in found.rows]
+    figure = plotting.save([lower, found], None, titles=["a", "b"])
+    assert len({panel.get_ylim() for panel in figure.axes}) == 1
+    bottom, top = figure.axes[0].get_ylim()
+    medians = [r.median for p in (lower, found) for r in p.front()]
+    assert bottom < min(medians) <= max(medians) < top
+
+
+def test_a_line_on_top_of_another_is_drawn_beside_it(found):
+    twins = [dataclasses.replace(r, solver="euler") for r in found.rows if r.solver == "ddim"]
+    found.rows += twins
+    (panel,) = found.plot().axes
+    beside = [line for line in _drawn(panel) if "beside it" in line.get_label()]
+    assert [line.get_label().split()[0] for line in beside] == ["euler"]
+    assert beside[0].get_transform() != panel.transData
+    names = [line.get_label() for line in panel.lines]
+    assert sum("ddim" in name for name in names) == 2
+
+
+def test_solvers_that_are_not_drawn_are_counted(found, monkeypatch):
+    monkeypatch.setattr(plotting, "HIGHLIGHTED", 2)
+    (panel,) = found.plot().axes
+    texts = [t.get_text() for t in panel.get_legend().get_texts()]
+    assert "more solvers: see the table" in texts[-1]
 
 
 def test_other_suffixes_are_refused(found, tmp_path):

@@ -2,13 +2,14 @@
 stay bars."""
 
 import io
+import os
 import sys
 
 import pytest
 
 import odesolve as ode
 from odesolve.process import progress
-from odesolve.process.progress import Bar, Log
+from odesolve.process.progress import Bar, Forecast, Log
 from tests.rows import rows
 
 
@@ -90,6 +91,64 @@ def test_a_solve_writes_lines_into_a_file(monkeypatch, tmp_path, show):
     assert "\r" not in text
     assert text.count("\n") == (0 if show is False else 10)
     assert show is False or "100 %" in text.splitlines()[-1]
+
+
+def test_a_pipe_gets_lines(monkeypatch):
+    monkeypatch.setattr(progress, "EARLIEST", 0.0)
+    ends = os.pipe()
+    with open(ends[0]) as out, open(ends[1], "w") as err:
+        monkeypatch.setattr(sys, "stderr", err)
+        with Bar(10, None, "step") as tick:
+            for n in range(1, 11):
+                tick(n)
+        err.close()
+        text = out.read()
+    assert "100 %" in text.splitlines()[-1]
+    assert "\r" not in text
+
+
+def test_work_goes_on_where_nobody_reads_any_more(monkeypatch):
+    monkeypatch.setattr(progress, "EARLIEST", 0.0)
+    ends = os.pipe()
+    os.close(ends[0])
+    pipe = io.FileIO(ends[1], "w")
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(pipe, write_through=True))
+    with Bar(10, None, "step") as tick:
+        for n in range(1, 11):
+            tick(n)
+    assert tick.lines > 0
+    pipe.close()
+
+
+def test_a_notebooks_stream_is_no_log_whatever_it_is_written_to(monkeypatch, tmp_path):
+    with (tmp_path / "log").open("w") as log:
+
+        class Stream(io.TextIOBase):
+            def fileno(self):
+                return log.fileno()
+
+        monkeypatch.setattr(sys, "stderr", Stream())
+        with Bar(10, None, "step") as tick:
+            assert tick is None
+
+
+@rows(
+    ("seconds", "said"),
+    [
+        (0.5, "odesolve: 100 network calls of 5e+02 ms each: about 0:00:50\n"),
+        (30.0, "odesolve: 100 network calls of 30.0 s each: about 0:50:00\n"),
+        (0.01, ""),
+    ],
+)
+def test_long_work_says_at_its_start_how_long_it_takes(monkeypatch, seconds, said):
+    clock, err, seen = Clock(), io.StringIO(), []
+    monkeypatch.setattr(sys, "stderr", err)
+    forecast = Forecast(seen.append, 100, "network calls", clock)
+    for n in range(1, 101):
+        clock.now += 60.0 if n == 1 else seconds if n == 2 else 1e6  # the first call compiles
+        forecast(n)
+        assert err.getvalue() == (said if n > 1 else "")
+    assert seen == [*range(1, 101)]
 
 
 @rows("stream", [None, io.StringIO()])

@@ -358,7 +358,7 @@ def test_the_bar_counts_the_calls_of_all_chunks(monkeypatch):
 
     monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
     # where a log is written instead
-    monkeypatch.setattr("odesolve.process.progress._is_file", lambda stream: False)
+    monkeypatch.setattr("odesolve.process.progress._is_log", lambda stream: False)
     for options in (
         {},
         {"callback": lambda step: None},
