@@ -68,8 +68,8 @@ class Diagnosis:
             )
         elif self.status in BUDGETS and math.isnan(self.error + self.radius):
             lines.append(
-                "not stiff: f or the state is not finite right beside this state, however short the "
-                "step"
+                "not stiff: f or the state is not finite right beside this state, however short "
+                "the step"
             )
         elif self.status in BUDGETS:
             lines.append(
