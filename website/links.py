@@ -15,11 +15,13 @@ TOP = {
     "CITATION.cff": "CITATION.cff",
     "LICENSE": "LICENSE",
 }
+EXAMPLE = re.compile(r"(?<!\[)`(examples/\w+)\.py`")
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
 
 def within_site(markdown: str, uri: str) -> str:
-    """The page's text with links to examples and results going to the pages made of them.
+    """The page's text with links to examples and results going to the pages made of them, and
+    examples that are named becoming links.
 
     ``uri`` is the page's place in docs/; what README.md links to is seen from the top."""
 
@@ -28,7 +30,9 @@ def within_site(markdown: str, uri: str) -> str:
         place = _place(target, uri)
         return match.group() if place is None else begin + place + end
 
-    return LINK.sub(moved, markdown)
+    here = posixpath.dirname(uri) or "."
+    named = EXAMPLE.sub(lambda m: f"[{m[0]}]({posixpath.relpath(m[1], here)}.md)", markdown)
+    return LINK.sub(moved, named)
 
 
 def _place(target: str, uri: str) -> str | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import odesolve as ode
 
+# needs diffusers, which the site does without
+FROM_PIPELINE = {"from_pipeline": "odesolve.integrations.diffusers.pipeline.from_pipeline"}
 WORDS = (
     "Every public name, by what it is for. `import odesolve as ode`; the examples are run by the "
     "tests."
@@ -72,6 +74,8 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def path(name: str) -> str:
     """Where a public name is defined."""
+    if name in FROM_PIPELINE:
+        return FROM_PIPELINE[name]
     value = getattr(ode, name)
     module = value.__name__ if inspect.ismodule(value) else value.__module__
     # where the source lies: an install puts kernels/ into the package
@@ -93,7 +97,7 @@ def members(name: str) -> Iterator[str]:
 
 def _blocks(name: str) -> Iterator[str]:
     """What mkdocstrings is asked for, for one name: a module without its members, then these."""
-    if not inspect.ismodule(getattr(ode, name)):
+    if name in FROM_PIPELINE or not inspect.ismodule(getattr(ode, name)):
         yield _block(path(name), f"ode.{name}")
         return
     yield _block(path(name), f"ode.{name}", members=False)

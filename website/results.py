@@ -109,9 +109,10 @@ def _timed(stored: dict) -> Iterator[str]:
         about = entry["extra_info"]
         ratio = f" ({about['ratio']:.3g})" if "ratio" in about else ""
         cells = groups.setdefault(entry["group"], {})
-        cells[about["contender"]] = f"{1e6 * entry['stats']['median']:,.4g}{ratio}"
+        cells[about["contender"]] = f"{_short(1e6 * entry['stats']['median'])}{ratio}"
     machine = stored["machine_info"]
-    yield f"On {machine['device']}, {machine['threads']} thread(s); microseconds. {LEGEND}"
+    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    yield f"On {machine['device']}, {threads}; in microseconds. {LEGEND}"
     tables: dict[tuple[str, ...], list] = {}
     for group, cells in groups.items():
         tables.setdefault(tuple(cells), []).append([group, *cells.values()])
@@ -163,13 +164,18 @@ def _tallied(rows: list[dict[str, str]]) -> Iterator[str]:
     yield _table(table)
 
 
+def _short(value: float) -> str:
+    """Four digits and more, without an exponent for large numbers."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def _rounded(cell: str) -> str:
     """Numbers to four digits; text as it is."""
     try:
         value = float(cell)
     except ValueError:
         return cell
-    return cell if value == int(value) and "e" not in cell else f"{value:.4g}"
+    return cell if value == int(value) and "e" not in cell else _short(value)
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -12,6 +12,9 @@ import formulas
 import links
 import navigation
 import pages
+import ziamath
+
+FONT = "STIXTwoMath-Regular.ttf"
 
 
 def write(folder: Path) -> None:
@@ -24,6 +27,9 @@ def write(folder: Path) -> None:
         _write(target, str(path.relative_to(target)), path.read_text())
     for uri, text in pages.made():
         _write(target, uri, text)
+    # for formulas, where the reader has no font that knows how to stretch brackets
+    (target / "fonts").mkdir()
+    shutil.copy(Path(ziamath.__file__).parent / "fonts" / FONT, target / "fonts" / FONT)
     uris = [str(path.relative_to(target)) for path in target.rglob("*.md")]
     settings = navigation.complete((pages.ROOT / "mkdocs.yml").read_text(), uris)
     (folder / "mkdocs.yml").write_text(navigation.placed(settings, pages.ROOT, folder))

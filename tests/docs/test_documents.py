@@ -57,9 +57,10 @@ def test_document(file, tmp_path, monkeypatch):
     scratch folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    module = types.ModuleType("document")
-    # the compiler looks up where a function is from
-    monkeypatch.setitem(sys.modules, "document", module)
+    # the compiler looks up where a function is from, and keeps what it found under the name
+    name = f"document_{file.stem.replace('-', '_')}"
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
     with warnings.catch_warnings(), registries_as_they_were():
         if file.name in NEEDS:
             warnings.simplefilter("ignore")

@@ -52,7 +52,7 @@ def test_without_an_executor_nothing_is_said():
 def test_other_executors():
     found = measured(executor=ode.Parareal())
     assert len(found.parallel) == 4
-    with pytest.raises(ode.OdesolveError, match=r"executor is object: give an ode\.Window"):
+    with pytest.raises(ode.OdesolveError, match=r"which keeps no report: give an ode\.Window"):
         measured(executor=object())
 
 

@@ -14,8 +14,8 @@ WEBSITE = Path(__file__).parents[2] / "website"
 @pytest.fixture(scope="module")
 def website():
     """The modules of website/ by name, forgotten afterwards: they have names of everyday."""
-    pytest.importorskip("latex2mathml", reason="latex2mathml is not installed: make site")
-    pytest.importorskip("yaml", reason="PyYAML is not installed: make site")
+    for package in ("latex2mathml", "yaml", "ziamath"):
+        pytest.importorskip(package, reason=f"{package} is not installed: make site")
     # docstrings.py is for griffe
     names = {file.stem for file in WEBSITE.glob("*.py")} - {"__main__", "docstrings"}
     sys.path.insert(0, str(WEBSITE))

@@ -32,6 +32,13 @@ def test_every_public_name_is_on_one_page(website, made):
         assert len(re.findall(rf"^        heading: ode\.{name}$", api, re.MULTILINE)) == 1, name
 
 
+def test_the_pipelines_name_is_where_the_page_says(website):
+    pytest.importorskip("diffusers", reason="diffusers is not installed")
+    found = ode.from_pipeline
+    place = website["reference"].path("from_pipeline")
+    assert place == f"{found.__module__}.{found.__qualname__}"
+
+
 def test_modules_show_all_that_they_export(website):
     for name in ("paths", "trace", "objectives", "training", "jobs", "distributed"):
         module = getattr(ode, name)
@@ -80,6 +87,7 @@ def test_links_out_of_docs_go_to_the_pages_made_of_files(website):
     assert moved("[a](docs/check.md#b)", "index.md") == "[a](check.md#b)"
     assert moved("[a](../benchmarks/results/ops.json)", "a.md") == "[a](benchmarks/ops.md)"
     assert moved("[a](CONTRIBUTING.md)", "index.md") == "[a](contributing.md)"
+    assert moved("`examples/cnf.py`", "a.md") == "[`examples/cnf.py`](examples/cnf.md)"
     assert moved("[a](https://a.b/c.md)", "index.md") == "[a](https://a.b/c.md)"
 
 

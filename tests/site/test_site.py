@@ -74,6 +74,7 @@ def every_page_is_there(sources: Path, site: Path, pages: dict[Path, Page]) -> N
         folder = place.parent if place.name == "index" else place
         assert site / folder / "index.html" in pages, source
     assert (site / "search" / "search_index.json").stat().st_size > 10**5
+    assert (site / "fonts" / "STIXTwoMath-Regular.ttf").exists()
 
 
 def links_and_anchors_lead_somewhere(site: Path, pages: dict[Path, Page]) -> None:

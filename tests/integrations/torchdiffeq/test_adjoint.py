@@ -164,7 +164,7 @@ def test_refused():
         odeint(method="dopri5", options={"first_step": 0.1}, adjoint_method="rk4")
     with pytest.raises(OdesolveError, match="unknown norm of the adjoint 'semi'"):
         odeint(adjoint_options={"norm": "semi"})
-    with pytest.raises(OdesolveError, match="one number for the way back"):
+    with pytest.raises(OdesolveError, match="one number for the backward solve"):
         odeint(rtol=torch.full((3,), 1e-5))
     with pytest.raises(OdesolveError, match="unknown method"):
         odeint(adjoint_method="dopri")
