@@ -59,8 +59,7 @@ def doubling(k: int, total: int, first: int = 10, last: int = 1280) -> int:
 
 @meant(mean=number(), std=number(above=0.0))
 def log_normal(mean: float = -1.1, std: float = 2.0) -> Callable[[Tensor], Tensor]:
-    """Probabilities of the steps of a grid: those of a log-normal noise level to fall into them
-    (Song and Dhariwal 2024, section 3.5)."""
+    """Probabilities of steps under a log-normal noise level (Song and Dhariwal 2024, 3.5)."""
     return lambda times: torch.special.ndtr((times.log() - mean) / std).diff()
 
 
