@@ -66,7 +66,7 @@ systems: $(VENV)/.test  ## check every system of the field against what is known
 	$(PY) -m tests.systems
 
 docs: $(VENV)/.test  ## run every code block of the README and every example
-	$(PYTEST) tests/docs $(ARGS)
+	ODESOLVE_LONG=1 $(PYTEST) tests/docs $(ARGS)
 
 site: $(VENV)/.site  ## build the pages as a site with search into build/site; every warning is an error
 	$(PY) website

@@ -43,6 +43,7 @@ def plain(t, y, k):
     return -k * y
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("held", "adjoint"),
     diagonal(

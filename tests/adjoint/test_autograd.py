@@ -67,6 +67,7 @@ def test_backprop(method, times):
     assert gap(gradients(sol.y, weights, wanted), gradients(expected, weights, wanted)) < 1e-12
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("times", [TIMES, (1.0, 0.2), (-1.0, 0.0, 0.1, 0.5)])
 @pytest.mark.parametrize("method", METHODS)
 def test_reversible(method, times):
@@ -124,6 +125,7 @@ def test_continuous(steps):
     assert gap(gradients(sol.y, weights, wanted), exact) < 1e-9
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
 @pytest.mark.parametrize("form", [tuple, dict])
 def test_other_forms_of_the_state(adjoint, form):

@@ -158,7 +158,7 @@ def tensors(value):
     return [x for n in names for x in tensors(getattr(value, n))]
 
 
-@pytest.mark.few(15)
+@pytest.mark.few(5)
 @calls
 @pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
 def test_a_module_that_keeps_its_solution_is_freed(call, used):

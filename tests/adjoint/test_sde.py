@@ -167,6 +167,7 @@ def test_reversible_is_autograd_through_its_own_steps(case):
     same(gradients(loss(sol.y), net, y0, c), gradients(loss(states), net, y0, c), 1e-10)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("solver", "adjoint"),
     [
@@ -233,6 +234,7 @@ def test_reversible_errs_as_the_method_does(case):
     assert error[1] < 0.05
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
 @pytest.mark.parametrize("tree", [False, True])
 def test_noise_is_made_again_whatever_the_batch(adjoint, tree):

@@ -40,7 +40,7 @@ def case(request, bench, tmp_path_factory):
     return model, x, calibration.truth(model, x)
 
 
-@pytest.mark.few(1)
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_intervals_hold_at_the_defaults(case, bench, dtype):
     calibration, (model, x, exact) = bench[0], case
@@ -57,6 +57,7 @@ def test_intervals_hold_at_the_defaults(case, bench, dtype):
     assert float((high - low).mean()) <= max(4 * rms, 2e-3)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "options",
     [{"divergence": "along"}, {"solver": "picard"}, {"tol": 1e-2}, {"tol": 0.1}],

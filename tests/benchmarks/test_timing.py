@@ -176,6 +176,7 @@ ROWS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
 )

@@ -48,6 +48,7 @@ def errors(x, loop):
     return (x - loop).flatten(1).norm(dim=1) / loop.flatten(1).norm(dim=1)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("solver", "size"),
     diagonal(["ddim", "dpmpp_2m", "sde_dpmpp_1", "dpmpp_2m_sde"], [None, 10]),

@@ -60,6 +60,7 @@ def expected(sampler, noise):
     return Program(sampler)(noise, labels(len(noise)))
 
 
+@pytest.mark.few(1)
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.parametrize(("solver", "guided"), [("heun_edm", True), ("dpmpp_2m_sde", False)])
 def test_a_saved_program_is_the_sampler(solver, guided, tmp_path):

@@ -290,6 +290,7 @@ class Slow(Net):
         return super().forward(x, t)
 
 
+@pytest.mark.long
 def test_a_rank_that_does_not_come_is_named(tmp_path):
     def check():
         mesh = ode.distributed.mesh(timeout=0.5)
@@ -560,6 +561,7 @@ def apart(rank, port, told):
     os._exit(0)
 
 
+@pytest.mark.long
 def test_the_rank_that_keeps_the_others_together_is_stopped():
     """Of a store in a stopped process no answer comes, and none has to."""
     told, port = FORK.Queue(), 20_000 + os.getpid() % 20_000

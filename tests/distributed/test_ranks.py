@@ -143,6 +143,7 @@ def stiff(t, x, rate):
     return -rate.view(-1, 1) * (x - torch.sin(10.0 * t))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_ranks_with_other_numbers_of_calls_do_not_wait(wrapped, tmp_path):
     """Adaptive solves take more calls where samples are harder; DistributedDataParallel's forward

@@ -70,6 +70,7 @@ def test_document(file, tmp_path, monkeypatch):
             exec(compile("\n" * line + code, str(file), "exec"), module.__dict__)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.name)
 def test_example(file, tmp_path):
     status, told = runner.run(file, SHORTER.get(file.name, []), tmp_path)

@@ -30,6 +30,7 @@ def train_digits(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+@pytest.mark.long
 def test_the_command_line_scores_trained_weights(train_digits, monkeypatch, capsys):
     words = ["--steps", "4", "--images", "1", "--checkpoint", "trained.safetensors"]
     monkeypatch.setattr(sys, "argv", ["train_digits.py", *words])

@@ -36,6 +36,7 @@ def driven(solve, network):
     return solve.result
 
 
+@pytest.mark.few(43)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("again", [False, True], ids=["memory of its own", "used again"])
 def test_a_loop_from_outside_is_the_sampler(solver, again):

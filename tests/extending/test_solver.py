@@ -138,6 +138,7 @@ def register(name, write, **more):
     return ode.solver(name, 1, 1, "a test", **more)(write)
 
 
+@pytest.mark.few(23)
 @pytest.mark.parametrize("name", [*ode.solvers(), *ode.solvers().special])
 def test_no_solver_of_the_library_is_replaced(name, outside):
     before = ode.solvers().find(name)

@@ -101,6 +101,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("key", SETTINGS)
 def test_settings(job, key):
     file = job.root / "job.json"

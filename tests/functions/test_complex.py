@@ -164,6 +164,7 @@ def test_the_smallest_example():
     assert complex(k.grad) == pytest.approx(0.6599 - 1.0278j, abs=1e-4)
 
 
+@pytest.mark.long
 @rows("how", [*GRADIENTS, *ADAPTERS])
 def test_complex_parameters_of_a_real_state(how):
     def solved(k, params=()):

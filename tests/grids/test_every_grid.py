@@ -26,6 +26,7 @@ def check(times, path, n):
     assert all(0.0 <= t <= path.t_max for t in times)
 
 
+@pytest.mark.few(7)
 @rows("name", grids.NAMED)
 def test_named_grid(path, name):
     if name in TABLE_ONLY and path.training_steps is None:
@@ -69,6 +70,7 @@ RULES = st.one_of(
 )
 
 
+@pytest.mark.few(4)
 @settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

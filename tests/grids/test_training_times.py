@@ -22,6 +22,7 @@ def indices(times, path):
     return [round(i) for i in index]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", grids.NAMED)
 def test_every_number_of_steps_gives_distinct_training_times(name):
     for n in [*range(1, 60), *range(60, 1000, 47), 997, 998, 999, 1000]:

@@ -501,6 +501,7 @@ MADE = (
 )
 
 
+@pytest.mark.long
 def test_another_process_finds_the_same(tmp_path):
     """With other addresses and hashes, from a script in another place."""
     code = (

@@ -33,6 +33,7 @@ def interrupted(out, number, code, at=5, **options):
     return calls.value
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("number", "code"), KINDS)
 @pytest.mark.parametrize("format", ["npz", "safetensors"])
 def test_the_running_batch_is_kept(tmp_path, capfd, number, code, format):
@@ -98,6 +99,7 @@ def test_the_grace_is_a_limit(tmp_path, twice):
     assert draw(tmp_path, Slow()).done() == N
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("harm", ["half", "other", "rows", "flipped"])
 def test_what_was_begun_is_taken_up_only_if_it_is_whole(tmp_path, harm):
     interrupted(tmp_path / "job", signal.SIGTERM, 143)

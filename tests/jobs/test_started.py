@@ -209,6 +209,7 @@ HOLDERS = {
 }
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_wrappers_make_no_other_fingerprint(group, wrapper, holder):
@@ -256,6 +257,7 @@ def test_every_rank_begins_at_its_share(started, tmp_path, monkeypatch):
     assert shown == [False]  # the first of a machine shows it
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("started", "seen", "chosen"),
     [(name, *counts) for name, counts in diagonal(list(STARTED), [(4, 1), (1, 0), (0, 1)])],

@@ -187,6 +187,7 @@ NO_TIMES = [
 ]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("body", [*NO_NOTES, *NO_TIMES])
 def test_notes_that_are_none(tmp_path, body):
     (tmp_path / "workers").mkdir()

@@ -99,6 +99,7 @@ BY_USERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("made", BY_USERS)
 def test_what_users_add_to_wrappers_makes_another(group, made):
     assert fingerprint(made(1)) == fingerprint(made(1)) != fingerprint(made(2))

@@ -82,6 +82,7 @@ def excess(cost, order):
     return float(found.sum() - best.sum()), allowed
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("kind", KINDS)
 def test_least_totals_are_scipys(kind):
     for n in SIZES:

@@ -258,7 +258,7 @@ CHECKS = {
 LEFT = {"control", "window"} | ({"quantile", *CHECKS} if INTERPRETED else set())
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("op", CHECKS)
 def test_any_layout(op, backend):

@@ -38,6 +38,7 @@ def weights(per_sample=False, grad=False):
     return torch.randn(shape, dtype=torch.float64, generator=g).requires_grad_(grad)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("base", "per_sample"), diagonal(BASES, [False, True]))
 def test_first_and_second_derivatives(base, per_sample):
     def f(w, *ins):

@@ -74,6 +74,7 @@ KINDS = ["each-each", "list-list", "shared-shared", "shared-each", "each-shared"
 SHAPES = [(3, 2), (2, 2, 5, 7), (1, 1301), (5,), (0, 3), (3, 0)]
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize(
     ("shape", "kind"),
     diagonal(SHAPES, KINDS[:2]) if INTERPRETED else list(itertools.product(SHAPES, KINDS)),

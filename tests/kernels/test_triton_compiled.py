@@ -86,6 +86,7 @@ def figures(target):
     return dict(zip(cases, compiled(target, *cases), strict=True))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("target", CASES if LONG else FEW)
 def test_machine_code(target):
     for case, found in figures(target).items():

@@ -14,7 +14,13 @@ FILES = [f"triton_{part}checks.py" for part in ("", "window_", "path_")]
 def test_checks_pass_in_the_interpreter():
     """In one process, as starting it takes longer than most of the files; the cases are fewer in
     the short suite."""
-    interpreted(*FILES, "test_control.py", "test_sums.py", "test_refused.py")
+    interpreted(*FILES, "test_control.py")
+
+
+@pytest.mark.apart
+@pytest.mark.long
+def test_sums_and_refusals_in_the_interpreter():
+    interpreted("test_sums.py", "test_refused.py")
 
 
 @pytest.mark.apart

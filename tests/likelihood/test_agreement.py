@@ -52,6 +52,7 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.long
 @rows(
     ("way", "name", "batch"),
     product(list(WAYS.values()), list(PATHS), [1, 32])
@@ -65,6 +66,7 @@ def test_exact_problems_are_not_told_of(name, way, batch):
         assert told(lambda x=x: ode.log_prob(model, x, tol=0.3, **way))[1] == []
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("name", "way"),
     diagonal(list(PATHS), list(WAYS.values()), times=2),
@@ -78,6 +80,7 @@ def test_data_in_another_scale(name, way):
     assert "x in the scale that the network was trained at" in said[0]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_standardised_flow_on_a_path_of_wide_noise(way):
     """The network's flow ends with deviation 1; the path's prior is N(0, 80^2)."""
@@ -150,6 +153,7 @@ class Drawn:
         return self.std * torch.randn(n, 4)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("name", "options"), diagonal(list(WRONG), [{}, {"steps": 20}, {"control": "batch"}])
 )
@@ -160,6 +164,7 @@ def test_wrong_bases_of_velocities(name, options):
     assert TOLD in said[0]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("name", "batch"), diagonal(list(RIGHT), [1, 2, 64]))
 def test_right_bases_of_velocities(name, batch):
     (mean, std, base), x = RIGHT[name], draw(batch, 4)
@@ -260,6 +265,7 @@ def trained(path, predicts, seed):
     return model, held
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["VP", "flow"] + ["flipped", "trig"] * LONG)
 def test_trained_networks(name):
     """Their latents deviate by the network's error, which is no other law; data in another scale

@@ -96,6 +96,7 @@ def test_every_term_of_gaussian_data(hermite, path, variance):
     assert float(weights @ found.prior) == pytest.approx(prior, rel=1e-10)
 
 
+@pytest.mark.long
 def test_a_learned_variance_interpolates(hermite):
     """A network that says v gives the bound of exp(v log beta + (1 - v) log beta-tilde), v = -1
     that of beta-tilde, 1 of beta."""

@@ -18,6 +18,7 @@ X = MIX.sample(40, seed=1)
 STRAIGHT = {"Linear": paths.Linear(), "flipped": paths.Linear().flipped(), "Trig": paths.Trig()}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("predicts", "name"), diagonal(["velocity", "noise", "v", "score"], list(STRAIGHT))
 )

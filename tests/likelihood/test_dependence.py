@@ -72,6 +72,7 @@ def model(net, dtype=None):
     return ode.Model(lambda x, t: net(x), ode.paths.VP(), "noise", dtype=dtype)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("name", "options"),
     diagonal(list(CUT), [{}, {"steps": 3}, {"of": "plan", "solver": "ddim", "steps": 3}]),

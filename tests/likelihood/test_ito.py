@@ -32,6 +32,7 @@ def prior(x, std):
     return (-0.5 * (x / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))).flatten(1).sum(1)
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("path", PATHS, ids=str)
 @pytest.mark.parametrize(
     "solver",

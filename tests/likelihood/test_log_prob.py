@@ -64,7 +64,7 @@ else:
     ]
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("case", "path", "divergence"), EXACT)
 def test_exact_trace_within_a_thousandth_of_a_nat(case, path, divergence):
     (problem, batch), (path, predicts) = CASES[case], PATHS[path]

@@ -94,6 +94,7 @@ def test_a_function_of_a_number():
         torch.testing.assert_close(found.value, ode.log_prob(velocity, x).value, atol=1e-3, rtol=0)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("way", "name", "batch"),
     product(list(WAYS.values()), list(MODELS), [1, 2, 5]),
@@ -109,6 +110,7 @@ def test_networks_of_one_clock(name, way, batch):
             ode.log_prob(one_clock(model, read), x, **way, tol=0.1)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "way"),
     diagonal(list(MODELS) if LONG else ["flow", "EDM"], ["nodes", "along"]),
@@ -246,6 +248,7 @@ def test_gradients_on_one_clock(adjoint):
     torch.testing.assert_close(found, exact, atol=1e-4, rtol=0)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("door", ["bits_per_dim", "jobs", "distributed", "k_diffusion"])
 def test_every_door(door, tmp_path):
     """All ways to log-densities refuse them in one sentence, and take the cure that it names."""

@@ -36,6 +36,7 @@ def test_matrices_are_exact_for_polynomials(n):
         )
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("std", [0.2, 0.5, 1.5])
 def test_gaussians_are_exact(path, std):

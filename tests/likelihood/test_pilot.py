@@ -52,6 +52,7 @@ pytestmark = pytest.mark.filterwarnings(
 KINDS = ["nodes", "along", "velocity", "plan", "sample"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sample_is_the_same_in_any_batch(kind):
     x = torch.randn(5, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -69,6 +70,7 @@ def test_a_sample_is_the_same_in_any_batch(kind):
         )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("kind", "products"), diagonal(KINDS, [4, 8]))
 def test_the_pilot_is_counted(kind, products):
     """Three evaluations more, with products at two of them, twice as many where there are few."""

@@ -37,6 +37,7 @@ def smooth(x, t):
     return torch.tanh(1.3 * x + 0.4 * x.roll(1, 1) + t[:, None]) * 0.8
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("solver", "name"),
     diagonal(

@@ -44,6 +44,7 @@ def held(law, scale, count, batch, level, total=2400, seed=1):
     return (error <= far).mean(), far.mean() / np.quantile(error, level)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("count", [2, 3, 4, 8, 16, 32])
 @pytest.mark.parametrize("law", LAWS)
 def test_batches_that_are_alike(law, count):
@@ -53,6 +54,7 @@ def test_batches_that_are_alike(law, count):
         assert wide < (1.5 if count > 2 else 1.6)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("scale", "count", "batch"),
     product(list(SCALES)[1:], [2, 4, 8, 32], [5, 20, 300]),
@@ -65,6 +67,7 @@ def test_batches_whose_samples_differ(batch, count, scale):
             assert held(law, scale, count, batch, level)[0] >= HELD[level]
 
 
+@pytest.mark.long
 @rows(
     ("batch", "count"),
     product([1, 2, 5], [2, 4, 8, 32]) if LONG else [(1, 2), (1, 8), (2, 4), (5, 32)],

@@ -490,6 +490,7 @@ def test_networks_of_two_times(kind):
     assert torch.equal(ode.sample(guided, X, "flow_map", 4, "uniform", batch=2), found)
 
 
+@pytest.mark.long
 @rows("kind", SCALES)
 def test_a_sampler_is_compiled_whole(kind):
     guided, _ = pair(kind)

@@ -114,6 +114,7 @@ def test_times_that_were_kept_are_of_the_models_path():
 PRIVATE = re.compile(r"\b(?:model|network|net)\._[a-z]")
 
 
+@pytest.mark.few(148)
 @pytest.mark.parametrize("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
 def test_nothing_outside_of_its_room_reads_a_models_private_parts(file):
     if file.parent.name != "model":

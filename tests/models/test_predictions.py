@@ -31,7 +31,7 @@ def exact(wanted, x, path, t):
     return getattr(MIXTURE, wanted)(x, path, t)
 
 
-@pytest.mark.few(8)
+@pytest.mark.few(3)
 @rows(
     ("predicts", "sigma_data"),
     diagonal(list(PREDICTIONS), [0.5, 1.7], hard=[("edm", 0.5), ("edm", 1.7)]),

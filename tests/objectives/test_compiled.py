@@ -93,7 +93,7 @@ def made(loss):
     return torch.cat([value.detach()[None], LAYER.weight.grad.flatten()])
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [n for n in LOSSES if LONG or n in SHORT])
 def test_losses_compile_whole(name):

@@ -238,6 +238,7 @@ def test_the_plan_of_gaussians_on_a_grid():
     assert float((plan * x * y.T).sum()) == pytest.approx(COVARIANCE, abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_covariance_of_gaussian_samples():
     """Of the plans and of drawn pairs, over many batches within four standard errors."""
     plans, pairs = [], []

@@ -269,6 +269,7 @@ def flow(coupling):
     return torch.tensor(found)
 
 
+@pytest.mark.long
 def test_two_labels_arrive_at_their_own_data_on_straighter_ways():
     """Wasserstein distance of each label at most 1.3 times that of independent noise, and less
     bent; across labels it is ten times as far."""

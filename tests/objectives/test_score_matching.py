@@ -180,6 +180,7 @@ def test_all_have_the_gradient_of_the_fisher_divergence(name):
     assert float(error.max()) < 0.02
 
 
+@pytest.mark.long
 @rows("name", LOSSES)
 def test_the_minimiser_of_a_linear_network_is_the_exact_score(name):
     """The loss is quadratic: one Newton step from anywhere is the minimiser of the samples'

@@ -31,6 +31,7 @@ def product(roots):
     return lambda t, y: math.prod(y[..., 0] - r for r in roots)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("solver", "roots"), diagonal(SOLVERS, list(ROOTS.values()), times=2))
 def test_roots_within_one_step(solver, roots):
     """dy/dt = 1 from -10: one step could go all the way, and the event's roots r lie at t = 10 +
@@ -171,6 +172,7 @@ def bounced(height, factor, count, above):
     return t
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("offset", "tolerance", "direction"),
     diagonal([0.0, 1e-16, -1e-16, 1.0, -1.0], [1e-3, 1e-6, 1e-9], [0, -1], times=2),

@@ -47,6 +47,7 @@ def exact(
     return sol.last * float(path.alpha(t[1]))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "solver"),
     [(name, solver) for name in PATHS for solver in (LOW, HIGH)]

@@ -20,6 +20,7 @@ def exact_logistic(y0, t):
     return 1 / (1 + (1 / y0 - 1) * torch.exp(-t).view(-1, 1, 1))
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("solver", ["adaptive_heun", "bosh3", "dopri5", "tsit5", "dopri8"])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_output_times_between_the_steps(solver, sign):
@@ -70,6 +71,7 @@ def test_what_a_sample_did_not_reach_is_nan():
     )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("solver", "end"), diagonal(["bosh3", "dopri5", "tsit5", "dopri8"], [-2.0, 6.0])
 )

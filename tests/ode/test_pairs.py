@@ -72,6 +72,7 @@ def test_conditions_of_the_method_and_of_its_estimate(pair):
         assert min(n for n, _, phi in phis if abs(weigh(pair.error_third, phi)) > 1e-6) == 4
 
 
+@pytest.mark.few(2)
 @ALL
 def test_measured_order(pair):
     exact = integrate(pairs.DOPRI8, 6.0, 500)

@@ -22,6 +22,7 @@ def facts(sol, i):
     )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("solver", ["dopri5", "dopri8", "bosh3"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_sample_is_the_same_alone_and_beside_others(solver, dtype):

@@ -19,6 +19,7 @@ def exact_logistic(y0, t):
     return 1 / (1 + (1 / y0 - 1) * math.exp(-t))
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("solver", ["adaptive_heun", "bosh3", "dopri5", "tsit5", "dopri8"])
 @pytest.mark.parametrize("span", [(0.0, 2.0), (2.0, 0.0), (-1.5, 0.5)])
 def test_error_follows_the_tolerance_in_both_directions(solver, span):

@@ -44,6 +44,7 @@ def exact(t):
     return torch.tensor([[closed(t, y0)] for y0 in (1.0, 0.5, -2.0)], dtype=torch.float64)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("solver", "compact"), diagonal(SOLVERS, [True, False]))
 def test_a_pulse_is_seen(solver, compact):
     """Missed by 0.05 without; the stops may repeat, stand in any order, and lie outside."""
@@ -154,6 +155,7 @@ MODES = [
 ]  # fmt: skip
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("adjoint", "more"), MODES)
 @pytest.mark.parametrize("falling", [False, True])
 def test_gradients_across_stops(adjoint, more, falling):

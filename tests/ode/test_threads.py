@@ -132,6 +132,7 @@ class Numpy(torch.autograd.Function):
         return -3.0 * grad
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("linear", ["dense", "krylov"])
 @pytest.mark.parametrize(
     "f",

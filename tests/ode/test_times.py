@@ -128,6 +128,7 @@ def test_arguments_are_cut_along():
         assert facts(alone, 0) == facts(whole, i)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("solver", ["dopri5", "dopri8", "bosh3", "kvaerno5"])
 def test_dense_output(solver):
     sol = solve(forced, START, MIXED, solver, dense=True)
@@ -182,6 +183,7 @@ def test_events(solver, terminal):
         assert torch.equal(alone.events[0].y[0], sol.events[0].y[i])
 
 
+@pytest.mark.few(4)
 @parametrize(
     solver=["euler", "midpoint", "rk4", "dopri5"],
     spans=list(SPANS),

@@ -130,6 +130,7 @@ def test_scheduler_as_shipped(row):
     assert compare(peer, predictions[-1], solver, options) < AS_SHIPPED.get(name, 1e-6)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("prediction", "spacing", "order", "solver", "options"),
     [
@@ -216,6 +217,7 @@ def singlestep(w: Writer, *, order: int) -> None:
         x = y
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("prediction", "exponent", "order"),
     product(list(VP), [0.5, 1.0, 3.0], [1, 2, 3]),
@@ -233,6 +235,7 @@ EDM_GRIDS = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("spacing", "prediction", "name", "config", "solver", "options"),
     [
@@ -309,6 +312,7 @@ def test_ddim_inverse(spacing, prediction):
     assert compare(peer, prediction, "ddim", {"reverse": True}) < TOLERANCE
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("prediction", "spacing", "config", "solver"),
     [

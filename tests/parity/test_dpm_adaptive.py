@@ -26,6 +26,7 @@ class Rounded(sampling.PIDStepSizeController):
         return float(torch.tensor(1 + math.atan(x - 1), dtype=torch.float64).float())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("coefficients", "rtol", "order", "solver"),
     [

@@ -94,6 +94,7 @@ def trained_levels(wrapper, grid: str):
     return sampling.append_zero(wrapper.sigmas[index])
 
 
+@pytest.mark.few(13)
 @pytest.mark.parametrize(
     ("grid", "wrapper", "row"),
     product(

@@ -26,6 +26,7 @@ def compare(peer: Scheduler, prediction: str, solver: str, options: dict, **argu
     return gap(seeded(model, x, solver, peer.grid, **options), peer.run(model.net, x, **arguments))
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("prediction", VP)
 @pytest.mark.parametrize("grid", [KARRAS, TRAILING], ids=["karras", "trailing"])
 @pytest.mark.parametrize(
@@ -94,6 +95,7 @@ def test_euler_ancestral(grid, prediction, monkeypatch):
     assert compare(peer, prediction, "ddim", {"eta": 1.0}) < TOLERANCE
 
 
+@pytest.mark.few(2)
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:numpy")
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(
@@ -107,6 +109,7 @@ def test_kdpm2_ancestral(grid, prediction, monkeypatch):
     assert compare(peer, prediction, "dpm2_ancestral", {}) < TOLERANCE
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("s_noise", [1.0, 1.05])
 def test_dpm_solver_sde(s_noise, prediction):
@@ -227,6 +230,7 @@ def test_ancestral_for_rectified_flow(eta, s_noise, monkeypatch):
     )
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("prediction", "spacing", "predictor", "corrector", "tau"),
     [

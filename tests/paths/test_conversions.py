@@ -31,6 +31,7 @@ def exact(path, t, x0, eps, prediction, sigma_data):
     }[prediction]
 
 
+@pytest.mark.few(7)
 @rows("given", PREDICTIONS)
 def test_conversion_is_exact(path, given):
     t = torch.linspace(1e-4, 1 - 1e-4, 301, dtype=torch.float64) * path.t_max
@@ -90,6 +91,7 @@ def test_singular_at_the_noise_end_only_where_it_must_be(path):
     assert singular(path, path.t_noise) == AT_NOISE.get(name_of(path), set())
 
 
+@pytest.mark.few(7)
 def test_nothing_is_singular_inside(path):
     for u in (1e-9, 0.3, 1 - 1e-9):
         assert singular(path, u * path.t_max) == set()

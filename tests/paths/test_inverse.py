@@ -39,6 +39,7 @@ def test_lambda_to_time_and_back(p, lam):
     assert float(p.lam(p.t_of_lam(lam))) == pytest.approx(lam, abs=2e-14)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("p", UNBOUNDED, ids=str)
 @settings(max_examples=40, deadline=None)
 @given(t=st.floats(1e-12, 1e-2))

@@ -11,6 +11,7 @@ from tests.rows import rows
 FUNCTIONS = ["alpha", "sigma", "dalpha", "dsigma", "lam", "rho", "f", "g2", "g"]
 
 
+@pytest.mark.few(7)
 @rows("name", FUNCTIONS)
 def test_dtype_and_shape_follow_the_time(path, name):
     function = getattr(path, name)

@@ -59,6 +59,7 @@ def test_plans_can_be_pickled():
     assert again.path == plan.path
 
 
+@pytest.mark.long
 def test_digest_is_stable_between_processes():
     code = "import odesolve as ode; print(ode.plan('unipc_2', ode.paths.VP(), 7, 'karras').digest)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

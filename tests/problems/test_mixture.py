@@ -115,6 +115,7 @@ def test_a_time_for_each_sample(problem):
         torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.few(14)
 def test_finite_at_both_ends(pair):
     """Also where sigma = 0 or sigma' is infinite, and continuous there."""
     problem, path = pair

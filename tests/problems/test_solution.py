@@ -40,7 +40,7 @@ def integrated(problem, x, path, t, r, tolerance):
 CASES = [(a, *b) for a, b in diagonal(GAUSSIANS, [(0.95, 0.05), (0.1, 0.9)])]
 
 
-@pytest.mark.few(7)
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("path", "problem", "u", "v"),
     [(p, *c) for p, c in diagonal([*PATHS.values(), *FLIPPED.values()], CASES)],

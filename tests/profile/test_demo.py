@@ -50,6 +50,7 @@ def test_what_people_take_has_a_plan_on_every_path():
         assert len({*map(demo.parse_grid, names)}) == len(names)
 
 
+@pytest.mark.long
 def test_the_picture_shows_errors_that_fall(small):
     digits = demo.problems.digits()
     found = demo.measured(digits, demo.paths.VP(), quick=True)

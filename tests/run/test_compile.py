@@ -48,7 +48,7 @@ def _clean():
     torch._dynamo.reset()
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("solver", list(ode.solvers()) if LONG else KINDS)
 def test_whole_loop_without_a_graph_break(solver):
     check(ode.Sampler(ode.Model(net, paths.VP(), "noise"), solver, STEPS, "karras"), seed=0)
@@ -68,6 +68,7 @@ def test_kinds_of_models(model):
     check(ode.Sampler(model, "dpmpp_2m", STEPS))
 
 
+@pytest.mark.long
 def test_inductor():
     """The default compiler, once: code is generated and agrees to rounding."""
     sampler = ode.Sampler(ode.Model(net, paths.VP(), "noise"), "dpmpp_2m_sde", 4, "karras")

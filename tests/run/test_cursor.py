@@ -41,7 +41,7 @@ def saved(cursor):
     return torch.load(file)
 
 
-@pytest.mark.few(24)
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("solver", "name", "dtype"),
     diagonal(SOLVERS, list(MODELS), [torch.float32, torch.float64], times=1),

@@ -24,12 +24,14 @@ PATHS = {
 PROBLEM = ode.problems.gaussian([0.4, -0.2, 0.1], std=0.5)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", PATHS)
 def test_steps_are_network_evaluations(name):
     for nfe in (*range(1, 41), 100, 250):
         assert ode.default_plan(PATHS[name], nfe, snap=True).nfe == nfe
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("name", "predicts"), diagonal(list(PATHS), ["data", "noise", "velocity"]))
 def test_it_converges_on_every_path_with_every_prediction(name, predicts):
     path = PATHS[name]

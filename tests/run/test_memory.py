@@ -55,6 +55,7 @@ def large(solver, steps, path):
 
 
 # All plans run in one loop: a third of the solvers, which come in families, in the short suite.
+@pytest.mark.few(8)
 @pytest.mark.parametrize("solver", SOLVERS if LONG else SOLVERS[::3])
 def test_a_longer_solve_takes_no_more_memory(solver):
     if ode.backend().devices["cpu"] == "reference":

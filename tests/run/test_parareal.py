@@ -33,7 +33,7 @@ def apart(a, b):
     return (a - b).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)
 
 
-@pytest.mark.few(24)
+@pytest.mark.few(8)
 @pytest.mark.parametrize(("solver", "blocks"), diagonal(list(ode.solvers()), [None, 3]))
 def test_exact_is_bitwise_the_loop_for_every_solver(solver, blocks):
     parareal, steps = ode.Parareal(blocks, exact=True), 4 if solver == "annealed_langevin" else 8
@@ -42,6 +42,7 @@ def test_exact_is_bitwise_the_loop_for_every_solver(solver, blocks):
     assert int(parareal.iterations.max()) <= (blocks or min(steps, round(2 * math.sqrt(steps))))
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(
     "coarse", ["ddim", "heun", "euler", ode.plan("rk4", PATH, None, [1.0, 0.75, 0.5, 0.0])]
@@ -53,6 +54,7 @@ def test_exact_with_every_kind_of_coarse_solver(solver, coarse):
     assert int(parareal.iterations.max()) <= (7 if isinstance(coarse, str) else 3)
 
 
+@pytest.mark.few(4)
 @parametrize(
     solver=[*SOLVERS, "predictor_corrector(norms=sample)"],
     coarse=[None, "ddim"],
@@ -69,6 +71,7 @@ def test_exact_holds_with_guidance_conditions_and_transforms(solver, coarse, dty
     assert torch.equal(loop, got)
 
 
+@pytest.mark.few(4)
 @parametrize(
     predicts=["noise", "v", "velocity", "score", "edm"],
     coarse=[None, "ddim"],
@@ -123,6 +126,7 @@ def test_digits_to_the_tolerance_in_fewer_rounds_than_calls(solver):
     assert float(parareal.report.evaluations.double().mean()) < 3.5 * calls
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "solver"),
     diagonal(["vp", "edm", "linear", "ve"], ["ddim", "dpmpp_2m", "euler", "ddpm"]),

@@ -35,7 +35,7 @@ def apart(a, b):
     return float(((a - b).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)).max())
 
 
-@pytest.mark.few(24)
+@pytest.mark.few(8)
 @pytest.mark.parametrize(("solver", "size"), diagonal(list(ode.solvers()), [None, 5]))
 def test_exact_is_bitwise_the_loop_for_every_solver(solver, size):
     window = ode.Window(size, exact=True)
@@ -45,6 +45,7 @@ def test_exact_is_bitwise_the_loop_for_every_solver(solver, size):
     assert window.report.rounds <= calls(solver, steps)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("acceleration", ["secant", None])
 def test_exact_holds_with_guidance_conditions_and_transforms(dtype, acceleration):
@@ -65,7 +66,7 @@ def test_exact_for_every_prediction(predicts):
     assert torch.equal(loop, got)
 
 
-@pytest.mark.few(20)
+@pytest.mark.few(7)
 @pytest.mark.parametrize(
     ("solver", "options"), diagonal(list(ode.solvers()), [{}, {"size": 6}, {"stride": 1}])
 )
@@ -77,6 +78,7 @@ def test_every_solver_to_the_tolerance(solver, options):
     assert (window.report.why is not None) == isinstance(recurrence(plan), str)
 
 
+@pytest.mark.few(3)
 @parametrize(acceleration=["secant", "anderson", None], size=[None, 4, 1], stride=[None, 4])
 def test_a_vanishing_tolerance_takes_no_more_rounds_than_calls(acceleration, size, stride):
     for solver in ("ddim", "dpmpp_2m", "heun", "sde_dpmpp_1"):
@@ -199,6 +201,7 @@ def test_only_what_a_window_holds_is_kept():
     assert max(largest) <= 10 * 5
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("solver", ["ddim", "euler", "ipndm_3", "dpmpp_2m_sde"])
 @pytest.mark.parametrize("size", [None, 25])
 def test_a_coarse_start(solver, size):

@@ -32,6 +32,7 @@ def solve(solver, calculus, y0=None, g=lambda t: 0.5 * torch.cos(t), noise="addi
     )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("solver", ADDITIVE)
 def test_additive_noise_is_the_same_in_both_calculi(solver):
     """By every way to a solution; gradients too."""

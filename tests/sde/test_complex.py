@@ -67,6 +67,7 @@ def exact(noise, calculus, path, y0, k=K, s=S):
     return y0 * torch.exp(k - squares + s * (w[:, :1] if noise == "general" else w) + moved)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("solver", "noise", "calculus"), LINEAR)
 def test_linear_equations(solver, noise, calculus):
     y0 = start()
@@ -171,7 +172,7 @@ def loss(y):
     return (y * weights).real.sum() + y.abs().square().sum()
 
 
-@pytest.mark.few(10)
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("solver", "noise", "calculus", "adjoint"),
     [(*c, a) for c in LINEAR for a in ("backprop", "reversible")[: 1 + (c[2] == "stratonovich")]],

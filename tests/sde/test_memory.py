@@ -147,6 +147,7 @@ METHODS = {
 }
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize(
     ("call", "kind", "noise", "calculus", "method"),
     [

@@ -41,6 +41,7 @@ DRIFT = 0.5
 SPREAD = 0.8
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("solver", "calculus", "order"),
     [
@@ -192,6 +193,7 @@ def pulled_back(solver, steps):
     return ode.solve_sde(f, SIGMA, y0, solver=solver, steps=steps, tree=w, **options).last
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("solver", "order"),
     [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 2.0), ("shark", 2.0)],

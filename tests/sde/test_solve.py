@@ -81,6 +81,7 @@ def test_euler_maruyama_by_hand():
     assert torch.allclose(solve(y0, "milstein", steps=4).last, milstein, rtol=1e-12)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("solver", "noise", "calculus"), CASES if LONG else IN_TURN)
 def test_without_noise_it_is_an_ode(solver, noise, calculus):
     """Of at least first order, forward and backward."""
@@ -94,6 +95,7 @@ def test_without_noise_it_is_an_ode(solver, noise, calculus):
         assert torch.allclose(sol.last, exact, rtol=4e-3)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("solver", "noise", "calculus", "tree"),
     [(*a, b) for a, b in diagonal(list(CASES), [False, True])],
@@ -109,6 +111,7 @@ def test_a_sample_has_the_same_bits_in_any_batch(solver, noise, calculus, tree):
         assert torch.equal(run(rows), whole[:, rows])
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("solver", "noise", "calculus"), CASES if LONG else IN_TURN)
 def test_the_same_path_at_few_and_many_steps(solver, noise, calculus):
     """With the tree the solutions come together; without it they are others."""

@@ -45,6 +45,7 @@ WHERE = list(PATHS), list(PREDICTIONS), (False, True)
 CASES = grouped(product(SOLVERS, *WHERE) if LONG else diagonal(SOLVERS, *WHERE, times=4))
 
 
+@pytest.mark.few(22)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_folded_equals_unfolded(solver):
     for name, predicts, guided in CASES[solver]:

@@ -105,6 +105,7 @@ def test_covariance_in_two_dimensions(solver):
     assert bool(((torch.cov(out.T) - wanted).abs() < 4 * spread).all())
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", ["linear", "trig", "edm"])
 @pytest.mark.parametrize(
     "solver", ["euler_maruyama", "euler_maruyama(diffusion=sigma)", "sde_dpmpp_1", "dpmpp_2m_sde"]

@@ -88,6 +88,7 @@ def test_what_peers_do_at_the_start_costs_order(solver, options, cap):
     assert cap - 0.5 <= measured <= cap
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "unipc_2", "heun_edm", "ab2"])
 def test_inversion_converges_with_the_same_order(solver):
     path, predicts = PATHS["vp"]

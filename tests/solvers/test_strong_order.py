@@ -41,6 +41,7 @@ def slope(solver: str, fine: str, steps: int, problem: str) -> float:
     return math.log2(errors[0] / errors[1]) / 2
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("solver", "order"),
     [

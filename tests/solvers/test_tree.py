@@ -23,7 +23,7 @@ MODEL = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], std=0.5).mo
 )
 
 
-@pytest.mark.few(9)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("solver", STOCHASTIC)
 def test_laws_hold_on_a_path(solver):
     for path in PATHS.values():

@@ -81,7 +81,7 @@ def slopes(found) -> list[float]:
     return [math.log2(a / b) for a, b in itertools.pairwise(found)]
 
 
-@pytest.mark.few(14)
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("solver", "name"),
     diagonal([*FIRST, *SECOND, *CHURNS], list(PATHS)),
@@ -180,7 +180,7 @@ def expectations(solver, steps, payoffs):
     ]
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("solver", "order"),
     [

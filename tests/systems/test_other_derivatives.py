@@ -191,12 +191,14 @@ def test_forward_differentiation_is_refused(call, how):
         FORWARDS[how](ENTRIES[call])
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("call", "how"), diagonal(list(CONNECTED), list(SECONDS)))
 def test_second_derivatives_are_refused(call, how):
     with pytest.raises(ode.OdesolveError, match="no gradients of their own"):
         SECONDS[how](CONNECTED[call])
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("call", **named(CONNECTED))
 def test_first_derivatives_stay(call):
     """A gradient with create_graph=True that nobody differentiates again is the gradient."""
@@ -206,6 +208,7 @@ def test_first_derivatives_stay(call):
     assert torch.equal(once, with_graph)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("call", **named(CONNECTED))
 def test_many_gradients_at_once(call):
     """As one by one, or refused."""
@@ -227,6 +230,7 @@ def test_recorded_solves_have_second_derivatives(call):
     assert torch.allclose(twice.hvp(total(call), X, V)[1], differences, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("method", "how"),
     diagonal(
@@ -251,6 +255,7 @@ def test_implicit_methods_have_first_derivatives(method, how):
     assert torch.allclose(push(call), differences, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("call", **named(RECORDED))
 @pytest.mark.parametrize("how", ["forward_ad", "jvp"])
 def test_recorded_solves_push_tangents_or_refuse(call, how):

@@ -62,6 +62,7 @@ CALLS = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("how", CALLS)
 def test_tangents_of_closures_are_refused(how):

@@ -160,6 +160,7 @@ def test_the_choice_stays():
     assert torch.allclose(again, begin(trace.Fourier(8), x)(linear(low), x)[1][1:], rtol=1e-12)
 
 
+@pytest.mark.long
 @rows("sigma", [0.5, 2.0] if LONG else [0.5])
 def test_it_has_no_bias(sigma):
     """The pilot's vectors are its own: 7200 trials, within four standard errors, where both kinds

@@ -87,6 +87,7 @@ def epochs_of(make, steps):
     return [flat(seen[:half]), flat(seen[half:])]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", LOADERS)
 def test_ranks_go_through_a_loader_together(tmp_path, kind):
     first, second = on_ranks(lambda: epochs_of(LOADERS[kind], 4), 2, tmp_path)

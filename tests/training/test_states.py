@@ -286,7 +286,7 @@ REFUSED = [("likelihood", torch.bfloat16), ("likelihood", None)]
 PRECISIONS = diagonal(list(KINDS), [None, *HALVES], hard=REFUSED)
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("kind", "dtype"), PRECISIONS)
 def test_every_objective_goes_on_bitwise(tmp_path, kind, dtype):
     """Stopped three times: before the first checkpoint of its own, at one, and between two."""
@@ -582,6 +582,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_schedules_of_torch_go_on(tmp_path, kind):
     def trained(steps, folder=None):

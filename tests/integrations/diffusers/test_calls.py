@@ -53,6 +53,7 @@ def test_a_callback_replaces_the_latents_of_a_flow():
     assert difference("sd3", theirs, 6, callback_on_step_end=halved) < TOLERANCE
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("solver", "dtype"),
     diagonal(list(SOLVERS), [torch.float32, torch.bfloat16]),

@@ -20,6 +20,7 @@ CLASSES = [
 ]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "config", "schedule", "steps"),
     [(*a, *b) for a, *b in diagonal(CLASSES, ["karras", "exponential"], [5, 17])],
@@ -30,6 +31,7 @@ def test_xl(name, config, schedule, steps):
     assert difference("xl", theirs, steps) < TOLERANCE
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("rho", [3.0, 7.0])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_predictions(prediction, rho):

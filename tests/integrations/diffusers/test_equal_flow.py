@@ -35,6 +35,7 @@ def test_stable_diffusion_3(pipeline, config, guidance):
     assert difference(pipeline, theirs, 8, guidance_scale=guidance) < TOLERANCE
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "config", [{}, DYNAMIC, {**DYNAMIC, "time_shift_type": "linear"}, {"shift": 3.0}], ids=str
 )

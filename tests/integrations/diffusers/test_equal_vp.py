@@ -51,7 +51,7 @@ def theirs(row, **config):
     return stock(name, **STABLE_DIFFUSION, **{**own, **config})
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "kind"),
     diagonal(list(CLASSES), list(KINDS)),
@@ -60,6 +60,7 @@ def test_noise_levels(name, kind):
     assert difference("sd", theirs(CLASSES[name], **KINDS[kind])) < TOLERANCE
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("name", "spacing"),
     diagonal(list(TO_SIGMA_MIN), ["leading", "linspace", "trailing"]),
@@ -75,7 +76,7 @@ PREDICTIONS = diagonal(list(CLASSES), ["v_prediction", "sample"], hard=[("dpm2",
 PREDICTIONS = [case for case in PREDICTIONS if case != ("dpm2", "sample")]
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("name", "prediction"), PREDICTIONS)
 def test_predictions(name, prediction):
     assert (
@@ -84,7 +85,7 @@ def test_predictions(name, prediction):
     )
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "guidance", "steps"),
     diagonal(list(CLASSES), [1.0, 3.0], [2, 17]),

@@ -45,6 +45,7 @@ class Watched(OdesolveScheduler):
         return super().step(model_output, timestep, sample, **extras)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("name", "scheduler", "call"), MADE, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(MADE)]
 )

@@ -43,6 +43,7 @@ def feed(monkeypatch, theirs) -> None:
     monkeypatch.setattr(importlib.import_module(type(theirs).__module__), "randn_tensor", draw)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("name", "config", "call", "prompts"), [(*a, b) for a, b in diagonal(TABLE, [1, 3])], ids=str
 )

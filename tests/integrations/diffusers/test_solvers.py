@@ -97,7 +97,7 @@ def looped(scheduler, model: ode.Model, x: Tensor, levels: list[float]) -> Tenso
     return x
 
 
-@pytest.mark.few(24)
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("solver", "kind", "prediction"),
     [

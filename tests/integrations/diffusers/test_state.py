@@ -40,6 +40,7 @@ def started(scheduler, dtype: torch.dtype = torch.float32) -> Tensor:
     return (normal(2, 4, 8, 8) * scheduler.init_noise_sigma).to(dtype)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("solver", "calls"), diagonal(SOLVERS, [4, 1, 5]))
 def test_a_loop_resumed_from_its_state(solver, calls):
     """On a new scheduler, from a file, with a generator that has moved on: the noise is the loop's
@@ -57,6 +58,7 @@ def test_a_loop_resumed_from_its_state(solver, calls):
     assert torch.equal(advanced(second, saved["x"], slice(calls, None), seed=99), expected)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("solver", "again"),
     diagonal(SOLVERS, [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))]),

@@ -47,6 +47,7 @@ def check(scheduler, counts=COUNTS) -> None:
         assert got == pytest.approx(expected, rel=1e-5), n
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("solver", "spacing"),
     diagonal(list(SOLVERS), list(SPACINGS)),

@@ -68,6 +68,7 @@ NAMED = [
 ]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("case", NAMED, ids=lambda c: "-".join([c[0], *map(str, c[1].values())]))
 def test_a_scheduler_is_what_it_is_called(case):
     name, config = case

@@ -71,6 +71,7 @@ def tag(case) -> str:
     return "-".join([case[0], *(f"{k}={v}" for k, v in case[1].items() if not callable(v))])
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("case", VP, ids=tag)
 def test_on_a_table(case):
     name, config = case

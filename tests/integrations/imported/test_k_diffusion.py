@@ -67,6 +67,7 @@ def fast(denoiser, x, sigmas, disable=None, n=8, **extras):
     )
 
 
+@pytest.mark.few(11)
 @pytest.mark.parametrize(
     ("row", "grid"),
     diagonal(list(DETERMINISTIC), list(GRIDS), times=2),

@@ -66,6 +66,7 @@ CONTROLS = {
 }
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize(("low", "high"), [(0.03, 14.6), (14.6, 0.03)])

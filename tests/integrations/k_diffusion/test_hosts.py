@@ -62,6 +62,7 @@ def test_by_name_through_the_host(program):
     assert all(h[1].shape == h[2].shape == out.shape and h[3] == 8 for h in heard)
 
 
+@pytest.mark.few(22)
 @pytest.mark.parametrize(
     ("name", "path"),
     diagonal(list(ode.solvers()), [paths.EDM(), paths.Linear()]),
@@ -220,6 +221,7 @@ def test_lcm_renoises_the_prediction(flow):
 ALIKE = ["heun", "lms", "ipndm", "ipndm_v"]  # other one-step and multistep solvers
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "name", ["euler", "dpm_2", "dpmpp_2m", "res_multistep", *(ALIKE if LONG else [])]
 )

@@ -229,6 +229,7 @@ print("done")
 """
 
 
+@pytest.mark.long
 def test_neither_k_diffusion_nor_what_it_needs_is_needed():
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False

@@ -87,6 +87,7 @@ def test_without_noise(case, grid):
             assert_same(*both(name, GRIDS[grid], **options, **more))
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("case", "grid"),
     diagonal(list(NOISY), ["karras", "stops before the data", "one step that stops"], times=2),

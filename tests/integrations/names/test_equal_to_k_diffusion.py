@@ -52,6 +52,7 @@ def levels(schedule: str, n: int) -> list[float]:
     return names.sigmas(schedule, n, trained)
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize(
     ("row", "schedule"),
     diagonal(list(PEERS), list(SCHEDULES), times=2),

@@ -25,6 +25,7 @@ def test_agreement(field, t):
     assert gap(*found) < 1e-7 * max(1.0, float(flat(found[1]).abs().max()))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", ["euler", "midpoint", "heun3", "rk4"])
 @given(field=fields(), t=times(most=4))
 @QUICK

@@ -68,6 +68,7 @@ def test_a_bounce_by_hand(above, tolerance, sign):
         assert found == pytest.approx(expected(height, factor, 4, above), rel=1e-11)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("method", "interface"),
     diagonal(["dopri5", "dopri8", "tsit5", "rk4"], [ours.odeint, ours.odeint_adjoint]),
@@ -193,6 +194,7 @@ class Thrown(torch.nn.Module):
         return state[1], -self.gravity * torch.ones_like(state[0])
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("interface", [ours.odeint, ours.odeint_adjoint])
 @pytest.mark.parametrize("options", [None, EULER])
 def test_gradients_of_the_time_in_one_call(interface, options):

@@ -45,6 +45,7 @@ def test_a_ball_falls(options):
     assert float(speed[-1]) == pytest.approx(-math.sqrt(20 * G), abs=1e-12)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     "method", ["dopri5", "dopri8", "bosh3", "rk4", "euler", "implicit_adams", "implicit_midpoint"]
 )
@@ -206,6 +207,7 @@ def test_an_event_that_is_never_met_has_an_end():
         )  # fmt: skip
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", ["dopri5", "dopri8", "tsit5", "bosh3"])
 def test_dense_output(method):
     f, t = Field(), torch.tensor([0.1, 0.4, 0.77, 1.0], dtype=torch.float64)

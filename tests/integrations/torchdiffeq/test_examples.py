@@ -191,7 +191,7 @@ def double():
     torch.set_default_dtype(before)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("example", "name"),
     diagonal([e for e in EXAMPLES if LONG or e != "circles_exact"], ["odeint_adjoint", "odeint"]),

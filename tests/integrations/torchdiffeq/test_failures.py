@@ -12,6 +12,7 @@ T = torch.tensor([0.0, 2.0], dtype=torch.float64)
 ONE = torch.ones(1, dtype=torch.float64)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize(
     ("f", "t", "status"),

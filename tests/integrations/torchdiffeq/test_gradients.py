@@ -28,6 +28,7 @@ def gradients(odeint, field, t, **arguments):
     return torch.autograd.grad((weights * y).sum(), leaves)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", EXPLICIT)
 @given(
     field=fields(),

@@ -24,6 +24,7 @@ def test_order_conditions(tableau):
     assert [math.fsum(row) for row in tableau.a] == pytest.approx(tableau.c, abs=1e-15)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", IMPLICIT)
 def test_errors_fall_as_the_order_says(name):
     field, t = Field(), torch.tensor([0.0, 1.0], dtype=torch.float64)

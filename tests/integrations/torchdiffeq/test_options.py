@@ -27,6 +27,7 @@ class Jump(torch.nn.Module):
         return -y if t < 0.5 else 3 * y
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("method", [*ADAPTIVE, "tsit5"])
 @pytest.mark.parametrize("t", [T, T.flip(0)])

@@ -52,6 +52,7 @@ def test_func_gets_a_time_for_each():
     assert seen == {(4, 1, 1)}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("odeint", [ours.odeint, ours.odeint_adjoint])
 @pytest.mark.parametrize("direction", [1.0, -1.0])
 def test_gradients(odeint, direction):

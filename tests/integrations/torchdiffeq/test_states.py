@@ -11,6 +11,7 @@ from .problems import Field, gap, ours, theirs
 T = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3), (2, 1, 4, 3)])
 @pytest.mark.parametrize("method", ["dopri5", "rk4", "implicit_adams", "gl4"])
 def test_any_shape(shape, method):
@@ -51,6 +52,7 @@ def test_types_of_a_tuple_are_joined():
     assert gap(y, peer) < 1e-6
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 @pytest.mark.parametrize("method", ["dopri5", "rk4", "implicit_midpoint"])
 def test_complex_states(dtype, method):

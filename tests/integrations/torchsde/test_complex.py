@@ -90,6 +90,7 @@ def answer(solve, eq, y0=None, **call):
     return ys, torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("calculus", "method", "noise", "kind"),
     [(*a, b) for a, b in diagonal(SOME, [torch.float64, torch.complex128], times=2)],
@@ -117,6 +118,7 @@ def test_torchsdes_answers(calculus, method, noise, kind):
             )
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("calculus", "method", "noise"), SOME)
 def test_pairs_of_reals(calculus, method, noise):
     """States and gradients are those of the real equation of both parts; g and f need not be
@@ -139,7 +141,7 @@ def test_pairs_of_reals(calculus, method, noise):
         assert gap(walked, [numbers(other[0]), *other[1:]]) < 1e-12
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("calculus", "method", "noise", "kind"),
     [(*a, b) for a, b in diagonal(SOME, [torch.float64, torch.complex128])],
@@ -171,6 +173,7 @@ def test_closed_forms(calculus, method, noise, kind):
     assert gap([g.conj().resolve_conj() for g in truth], truth) > tolerance * size
 
 
+@pytest.mark.few(11)
 @pytest.mark.parametrize(
     ("calculus", "method", "noise", "call"),
     [(*a, b) for a, b in diagonal(list(CASES), ["sdeint", "sdeint_adjoint"])],

@@ -18,6 +18,7 @@ torchsde = pytest.importorskip("torchsde")
 AREAS = {"srk": "space-time", "log_ode": "foster"}
 
 
+@pytest.mark.few(11)
 @pytest.mark.parametrize(
     ("calculus", "method", "noise", "logqp"),
     [(*a, b) for a, b in diagonal(list(CASES), [False, True])],
@@ -94,6 +95,7 @@ def gradients(sdeint, eq, logqp, **call):
     )
 
 
+@pytest.mark.few(11)
 @pytest.mark.parametrize(
     ("calculus", "method", "noise", "logqp"),
     [(*a, b) for a, b in diagonal(list(CASES), [False, True])],

@@ -51,6 +51,7 @@ def ways(eq):
     yield Like(eq, f_and_g_prod=both_prod)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("noise", ["diagonal", "additive", "general"])
 @pytest.mark.parametrize("method", ["midpoint", "heun", "euler_heun"])
 def test_any_set_of_methods(noise, method):
@@ -88,6 +89,7 @@ def test_names():
     )
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("calculus", "method", "noise"), SOME)
 def test_states_of_any_shape(calculus, method, noise):
     """An image of 1 x 2 elements is solved as a row of 2."""
@@ -117,6 +119,7 @@ def test_states_of_any_shape(calculus, method, noise):
         assert gap((ys.reshape(3, 3, 2), *more), want) < 1e-14
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("noise", ["diagonal", "scalar", "additive", "general"])
 @pytest.mark.parametrize("solve", [sdeint, sdeint_adjoint])
 def test_a_solve_that_goes_on_is_the_unbroken_one(noise, solve):
@@ -133,6 +136,7 @@ def test_a_solve_that_goes_on_is_the_unbroken_one(noise, solve):
     assert sdeint(eq, start(), TS, method="midpoint", extra=True)[1] == ()
 
 
+@pytest.mark.few(4)
 @pytest.mark.filterwarnings("ignore:adaptive steps of the Euler")
 @pytest.mark.parametrize(("calculus", "method", "noise"), SOME)
 def test_its_own_noise(calculus, method, noise):

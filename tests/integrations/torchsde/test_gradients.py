@@ -38,6 +38,7 @@ def relative(ours, theirs):
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("calculus", "noise", "logqp"),
     [(*a, b) for a, b in diagonal(KINDS, [False, True])] if LONG else FEW,
@@ -74,6 +75,7 @@ def test_the_reversible_gradient_is_that_of_the_steps(noise, logqp, adaptive):
     assert relative(gradients(sdeint_adjoint, eq, **call), gradients(sdeint, eq, **call)) < 1e-11
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("calculus", "noise"), [k for k in KINDS if k != ("ito", "general")])
 def test_adaptive_solves(calculus, noise):
     eq = Equation(noise, calculus, 1)
@@ -205,6 +207,7 @@ def test_nothing_is_kept_of_the_steps(method):
     assert count(0.1) == count(0.005)
 
 
+@pytest.mark.few(11)
 @pytest.mark.parametrize(
     ("calculus", "method", "noise", "adaptive"),
     [(*a, b) for a, b in diagonal(list(CASES), [False, True])],

@@ -104,6 +104,7 @@ def answers(lib, call, eq, logqp, method):
     return [*out, *found]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("method", "logqp"),
     diagonal(list(EVERY), [False, True]),
