@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 from torch.profiler import ProfilerActivity, profile
 
 
 def peak(run):
     """The most bytes that torch's allocator holds at once for what ``run`` made."""
+    gc.collect()  # what earlier runs left would be freed within this one, and count against it
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
