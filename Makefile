@@ -77,7 +77,7 @@ gallery: $(VENV)/.test  ## train the examples and draw the pictures of docs/gall
 	cd examples && for name in $$(grep -l -e '--out' *.py | sed 's/\.py$$//'); do \
 	  echo "== $$name" && ../$(PY) $$name.py --out ../docs/gallery/$$name.png || exit 1; done
 
-coverage: $(VENV)/.test  ## run the tests and require 90 % coverage
+coverage: $(VENV)/.test  ## run the tests and require 95 % coverage
 	$(PYTEST) --cov --cov-report=term-missing $(ARGS)
 
 release-check: $(VENV)/.release  ## build the wheels, install each into an environment of its own and use it there
