@@ -69,6 +69,7 @@ class Graph:
         self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
         self._captured: torch.cuda.CUDAGraph | None = None
         self._turn = threading.Lock()
+        self._done: torch.Event | None = None  # where the latest solve ends on its stream
         self._tables: dict[int, tuple[Program, CoefficientTable]] = {}
         self._states = [torch.zeros_like(like) for _ in range(states)]
         self._input = torch.zeros_like(like, dtype=model.dtype or like.dtype)
@@ -127,13 +128,14 @@ class Graph:
     ) -> Tensor:
         """Fill the table and the buffers, and call ``step`` once for every evaluation."""
         with self._turn:
-            self._await_others(x)
-            return self._replay(program, x, keys, step, model)
-
-    def _await_others(self, x: Tensor) -> None:
-        """What another thread's stream still does with the buffers is done before this one's."""
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
+            # Another thread's stream may still be at work on the buffers: this one waits for it,
+            # and the host for neither.
+            if self._done is not None:
+                self._done.wait(torch.cuda.current_stream(x.device))
+            out = self._replay(program, x, keys, step, model)
+            if x.is_cuda:
+                self._done = torch.cuda.current_stream(x.device).record_event()
+            return out
 
     def _replay(
         self,
