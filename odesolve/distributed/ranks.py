@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +13,18 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh
 
-from odesolve.distributed.waits import BROKEN, LIMITS, RankError, gathered, line, meet
+from odesolve.distributed.waits import (
+    BROKEN,
+    GRACE,
+    LIMITS,
+    InThread,
+    RankError,
+    Silent,
+    gathered,
+    line,
+    meet,
+    silent,
+)
 from odesolve.doors.annotations import count, meant, number
 from odesolve.errors import OdesolveError
 from odesolve.kernels.philox import signed
@@ -69,7 +80,8 @@ def mesh(
     if key not in meshes or any(group in BROKEN for group in meshes[key].get_all_groups()):
         meet("distributed.mesh", f"time={time}, device={kind!r}", limit)
         try:
-            meshes[key] = _new_mesh(kind, torch.arange(ranks).view(-1, time), limit)
+            world = torch.arange(ranks).view(-1, time)
+            meshes[key] = _within(kind, limit, lambda: _new_mesh(kind, world, limit))
         # torch.distributed finds old addresses where ranks join again by the same store
         except RuntimeError as e:
             raise RankError(
@@ -98,10 +110,21 @@ def _group(lines: list[list[int]], limit: float, backend: str) -> Any:
     return group
 
 
+def _within(kind: str, limit: float, work: Callable[[], Any]) -> Any:
+    """What this set-up of groups returns; OdesolveError if the first rank's process, which torch
+    asks without a limit, does not answer. The set-up keeps the limit for other ranks itself."""
+    if kind == "cuda":  # a thread has a device of its own
+        return work()
+    try:
+        return InThread(work).within(2.0 * limit + GRACE)
+    except Silent:
+        raise silent("distributed.mesh") from None
+
+
 def _join(kind: str, limit: float) -> None:
     launch = launched()
     try:
-        _join_as(launch, kind, limit)
+        _within(kind, limit, lambda: _join_as(launch, kind, limit))
     # errors of torch.distributed: a port that is taken, no address, ranks that do not come
     except (RuntimeError, ValueError) as e:
         raise OdesolveError(

@@ -130,7 +130,7 @@ class Board:
     """The store by which the ranks met. Every request runs in a thread, as the store has no time
     limit of its own."""
 
-    _thread: threading.Thread | None = None
+    _thread: InThread | None = None
 
     def __init__(self) -> None:
         self.store = _store()
@@ -154,24 +154,35 @@ class Board:
     def _answer(self, request: Callable[[], Any]) -> Any:
         if Board._thread is not None and Board._thread.is_alive():
             raise Silent
-        answers: list[Any] = []
-        errors: list[RuntimeError] = []
+        Board._thread = InThread(request)
+        return Board._thread.within(ANSWER)
 
-        def send() -> None:
-            try:
-                answers.append(request())
-            except RuntimeError as e:
-                errors.append(e)
 
-        thread = threading.Thread(target=send, daemon=True)
-        Board._thread = thread
-        thread.start()
-        thread.join(ANSWER)
-        if thread.is_alive():
+class InThread(threading.Thread):
+    """Work that has no time limit of its own, such as a store's, in a thread."""
+
+    def __init__(self, work: Callable[[], Any]):
+        super().__init__(daemon=True)
+        self.work = work
+        self.answer: Any = None
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Keep what the work returns or raises."""
+        try:
+            self.answer = self.work()
+        except Exception as e:
+            self.error = e
+
+    def within(self, seconds: float) -> Any:
+        """What the work returns. Raises Silent if it takes longer, and what the work raises."""
+        self.start()
+        self.join(seconds)
+        if self.is_alive():
             raise Silent
-        if errors:
-            raise errors[0]
-        return answers[0]
+        if self.error is not None:
+            raise self.error
+        return self.answer
 
 
 class RankError(OdesolveError):
@@ -205,16 +216,20 @@ def meet(name: str, what: str, limit: float) -> None:
     number = numbers.get(name, 0)
     arguments = {}
     place = f"{_place(numbers)}/{name}/{number}"
-    board.set(f"{place}/{rank}", what)
     end = time.monotonic() + limit
     while len(arguments) < len(ranks):
         with contextlib.suppress(Silent):
+            if rank not in arguments:
+                board.set(f"{place}/{rank}", what)
+                arguments[rank] = what
             missing = [r for r in ranks if r not in arguments]
             here = [r for r in missing if board.check(f"{place}/{r}")]
             arguments |= {r: board.get(f"{place}/{r}").decode() for r in here}
         if len(arguments) < len(ranks) and time.monotonic() > end:
             with contextlib.suppress(RuntimeError):
                 board.wipe(f"{place}/{rank}")
+            if rank not in arguments:
+                raise silent(name)
             whom = ", ".join(str(r) for r in ranks if r not in arguments)
             raise RankError(
                 f"{name}: rank {whom} did not come in {limit:g} s: make the same "
@@ -225,6 +240,14 @@ def meet(name: str, what: str, limit: float) -> None:
     if len(set(arguments.values())) > 1:
         given = " and ".join(f"rank {r} {arguments[r]}" for r in ranks)
         raise RankError(f"{name}: {given} were given: give every rank the same")
+
+
+def silent(name: str) -> RankError:
+    """The error where the process that keeps the board does not answer."""
+    return RankError(
+        f"{name}: rank 0, which keeps the ranks together, does not answer: look there for what "
+        "stops it, and start the ranks anew"
+    )
 
 
 def gathered(send: Tensor, group: Any) -> list[Tensor]:

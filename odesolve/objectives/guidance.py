@@ -15,6 +15,10 @@ from odesolve.errors import OdesolveError, unknown
 
 def _shares(name: str, given: Any) -> None:
     """Check one share, or one share per name."""
+    if isinstance(given, Mapping) and not given:
+        raise OdesolveError(
+            f"{name}={{}} names no condition: give one number for all, or a share per name"
+        )
     for key, value in given.items() if isinstance(given, Mapping) else [("", given)]:
         real(
             f"{name}[{key!r}]" if key else name,

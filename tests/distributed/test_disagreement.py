@@ -4,6 +4,7 @@ waits, never a mixture, no hang."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 import types
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 import odesolve as ode
+from odesolve.distributed import ranks
 from tests.distributed.ranks import ENDED, FORK, on_ranks, outcomes
 from tests.products import diagonal
 from tests.run.rational import PATH, model, noise
@@ -544,15 +546,19 @@ def test_meshes_that_differ(tmp_path):
     assert "rank 1 did not come in 1 s" in found[0][1][1]
 
 
-def apart(rank, port, told):
+def stop(*args, **options):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def apart(rank, port, told, where):
     """A rank that torchrun might have started, of which the first holds the store and stops."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(port)
     torch.set_num_threads(1)
-    mesh = ode.distributed.mesh(timeout=2.0)
     if rank == 0:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        setattr(ranks if where != "sample" else ode.distributed, where, stop)
     try:
+        mesh = ode.distributed.mesh(timeout=2.0)
         ode.distributed.sample(model(), noise(), "ddim", 4, mesh=mesh, seed=0, gather=True)
     except ode.OdesolveError as e:
         told.put(str(e))
@@ -562,16 +568,20 @@ def apart(rank, port, told):
 
 
 @pytest.mark.long
-def test_the_rank_that_keeps_the_others_together_is_stopped():
-    """Of a store in a stopped process no answer comes, and none has to."""
+@pytest.mark.parametrize("where", ["meet", "_new_mesh", "_group", "sample"])
+def test_the_rank_that_keeps_the_others_together_is_stopped(where):
+    """Of a store in a stopped process no answer comes, and none has to, whenever it stopped."""
     told, port = FORK.Queue(), 20_000 + os.getpid() % 20_000
     stopped, waiting = (
-        FORK.Process(target=apart, args=(rank, port, told), daemon=True) for rank in (0, 1)
+        FORK.Process(target=apart, args=(rank, port, told, where), daemon=True) for rank in (0, 1)
     )
     stopped.start()
     waiting.start()
     try:
-        assert "rank 0 did not come in 2 s" in told.get(timeout=60)
+        assert re.search(
+            "rank 0 did not come in 2 s|rank 0, which keeps the ranks together, does not answer",
+            told.get(timeout=60),
+        )
         waiting.join(30)
         assert waiting.exitcode == 0
     finally:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from tests.products import LONG
+from tests.registries import registries_as_they_were
 
 ADVICE = re.compile(
     r"\b(give|take|choose|did you mean|leave|return|returns|wrap|use|cast|move|let|lists the "
@@ -95,8 +96,8 @@ class Outcome(NamedTuple):
 
 
 def outcome(door: Any, argument: str, value: Any) -> Outcome:
-    """What a function does of one wrong value."""
-    with warnings.catch_warnings(record=True) as said:
+    """What a function does of one wrong value. A solver that it registers leaves again."""
+    with warnings.catch_warnings(record=True) as said, registries_as_they_were():
         warnings.simplefilter("always")
         try:
             door.call(**{**door.given, argument: value})
