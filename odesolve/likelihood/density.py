@@ -173,7 +173,7 @@ def _of_plan(model: Model, x: Tensor, options: DensityOptions, steady: Steady) -
     o = options
     plan = o.plan or plan_for(model, o.solver, o.steps, o.grid, {})
     density = plan_log_prob(model, x, plan)
-    return _with(density, dependence.of_model(model, x) + steady.extra)
+    return _with_calls(density, dependence.of_model(model, x) + steady.extra)
 
 
 def _along_plan(
@@ -187,7 +187,7 @@ def _along_plan(
     o = options
     plan = o.plan or on_grid.encoding_plan(model, o.solver, o.steps, o.grid, o.t)
     density = _counted(_on_grid(model, x, tracing, plan, o.base), steady)
-    density = _with(density, dependence.of_model(model, x, forward=tracing.forward))
+    density = _with_calls(density, dependence.of_model(model, x, forward=tracing.forward))
     std = model.path.start_std(plan.grid[-1])
     return noted(density, o.base, std, quiet=o.adjoint is not None)
 
@@ -210,7 +210,7 @@ def _along_flow(
     else:
         integral = _along(flow, x, tracing.probes, options)
     density = _counted(_result(flow, x, integral, tracing), steady)
-    return noted(_with(density, cost), o.base, flow.base_std, quiet=o.adjoint is not None)
+    return noted(_with_calls(density, cost), o.base, flow.base_std, quiet=o.adjoint is not None)
 
 
 def _tolerances(options: DensityOptions, x: Tensor, exact: bool) -> tuple[float, float, float]:
@@ -297,8 +297,8 @@ def _counted(density: LogProb, steady: Steady) -> LogProb:
     return replace(density, nfe=density.nfe + steady.extra, rounds=rounds)
 
 
-def _with(density: Any, calls: Tensor | int) -> Any:
-    """The integral with more network evaluations per sample, which add no rounds."""
+def _with_calls(density: Any, calls: Tensor | int) -> Any:
+    """The density with more network evaluations per sample, which add no rounds."""
     return replace(density, nfe=density.nfe + calls)
 
 

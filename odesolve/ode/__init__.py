@@ -1,4 +1,4 @@
-"""Adaptive steps: error norms, control, dense output and events, with a step of its own for every
-sample."""
+"""Initial-value problems. Steps by a tolerance, of every sample's own: error norms, control, dense
+output and events; and steps of one size."""
 
 from odesolve.ode.controller import Controller as Controller

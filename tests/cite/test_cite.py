@@ -29,7 +29,8 @@ SOURCES = {
 def test_every_source_is_in_the_references():
     found = {name: keys(source) for name, source in SOURCES.items()}
     assert not [name for name, its in found.items() if not its]
-    assert {key for its in found.values() for key in its} <= set(references())
+    missing = {key for its in found.values() for key in its} - set(references())
+    assert not missing, "write these into odesolve/references.bib"
 
 
 def test_every_year_of_a_source_is_read():

@@ -79,7 +79,8 @@ def test_every_op_has_every_kernel_or_says_why_not():
     for name in dispatch.OPS:
         for kind, module in (("native", native), ("triton", triton)):
             left = OPS[name].left if name in OPS else {}
-            assert hasattr(module, name) != (kind in left), (name, kind)
+            said = f"{name}: give it a {kind} kernel, or say why not in left={{{kind!r}: ...}}"
+            assert hasattr(module, name) != (kind in left), said
 
 
 def test_what_cannot_be_declared():
