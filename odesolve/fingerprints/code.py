@@ -10,6 +10,7 @@ import sysconfig
 import types
 from collections.abc import Iterator
 from functools import cache
+from importlib import metadata
 from typing import Any, NamedTuple
 
 from odesolve.errors import __file__ as _OURS
@@ -59,7 +60,27 @@ def in_library(file: str) -> bool:
     user."""
     if file.startswith("<frozen") or any(part in FOREIGN for part in file.split(os.sep)):
         return True
-    return os.path.realpath(file).startswith(FOLDERS)
+    real = os.path.realpath(file)
+    return real.startswith(FOLDERS) or _unpacked(real)
+
+
+def _unpacked(file: str) -> bool:
+    """Whether a file came with a wheel into a folder of another name, by ``pip install --target``;
+    files of the user's may lie beside it."""
+    for entry in sys.path:
+        folder = os.path.join(os.path.realpath(entry), "")
+        if file.startswith(folder) and file[len(folder) :].split(os.sep)[0] in _wheels(folder):
+            return True
+    return False
+
+
+@cache
+def _wheels(folder: str) -> frozenset[str]:
+    """What the wheels in a folder consist of, at its top. Only a wheel has a RECORD: the metadata
+    of a project that is being written (.egg-info) has none."""
+    records = [d.read_text("RECORD") or "" for d in metadata.distributions(path=[folder])]
+    lines = (line for record in records for line in record.splitlines())
+    return frozenset(line.split(",")[0].split("/")[0] for line in lines)
 
 
 @cache

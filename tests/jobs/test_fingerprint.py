@@ -1,6 +1,7 @@
 """A model's hash: the same for the same model, another for anything that changes its answers."""
 
 import hashlib
+import importlib
 import itertools
 import subprocess
 import sys
@@ -109,3 +110,34 @@ def test_checksums_are_sha256():
     assert checksum(x) != checksum(x.view(2, 2))
     assert checksum(x) != checksum(x.int())
     assert checksum(x) != checksum(x.double())
+
+
+SOURCE = "def net(x, t):\n    return {} * x\n"
+
+
+def test_a_wheel_is_a_library_in_a_folder_of_any_name(tmp_path, monkeypatch):
+    """pip install --target: its version stands for it, and not its code; the user's code beside it
+    does, with or without the metadata of a project that is being written."""
+    for name in ("wheel_a", "project_a", "user_a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(SOURCE.format(0.5))
+    for kind, file in (("wheel_a-1.0.dist-info", "METADATA"), ("project_a.egg-info", "PKG-INFO")):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / file).write_text("Metadata-Version: 2.1\nName: a\nVersion: 1.0\n")
+    record = "wheel_a/__init__.py,sha256=a,9\nwheel_a-1.0.dist-info/RECORD,,\n"
+    (tmp_path / "wheel_a-1.0.dist-info" / "RECORD").write_text(record)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("wheel_a", "project_a", "user_a"):
+        module = importlib.import_module(name)
+        marks = []
+        for by in (0.5, 0.25):
+            monkeypatch.setattr(module.net, "__code__", coded(module.__file__, by))
+            marks.append(fingerprint(ode.Model(module.net, PATH, "noise")))
+        assert (marks[0] == marks[1]) == (name == "wheel_a"), name
+
+
+def coded(file, by):
+    """The code of the function, as if it stood in this file."""
+    names = {}
+    exec(compile(SOURCE.format(by), file, "exec"), names)
+    return names["net"].__code__
