@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 APART := $(VENV)/sanitize
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format sanitize bench bench-record accuracy systems docs site gallery coverage release-check clean
+.PHONY: help demo test test-long check format sanitize bench bench-record accuracy notebooks systems docs site gallery coverage release-check clean
 
 # Idle OpenMP workers sleep instead of spinning: on a small or busy machine spinning costs milliseconds per region.
 export OMP_WAIT_POLICY := passive
@@ -33,7 +33,7 @@ demo: $(VENV)/.demo  ## sample, measure and plot; writes ./demo-output
 test: $(VENV)/.test  ## run the tests
 	$(PYTEST) $(ARGS)
 
-test-long: $(VENV)/.test  ## run all tests: whole products of parameters and what takes over 20 seconds, too
+test-long: $(VENV)/.test $(VENV)/.notebooks  ## run all tests: whole products of parameters and what takes over 20 seconds, too
 	ODESOLVE_LONG=1 $(PYTEST) $(ARGS)
 
 check: $(VENV)/.dev  ## lint, formatting and types
@@ -62,6 +62,9 @@ bench-record: $(VENV)/.test  ## time all of them, or the files in ARGS, and stor
 accuracy: $(VENV)/.test  ## work-precision figures against the peers
 	$(PY) benchmarks/work_precision.py
 
+notebooks: $(VENV)/.notebooks  ## execute the notebooks of docs/notebooks, or those in ARGS, and store them with what they show
+	$(PY) -m tests.docs.notebooks $(ARGS)
+
 systems: $(VENV)/.test  ## check every system of the field against what is known of it, and print the table
 	$(PY) -m tests.systems
 
@@ -87,12 +90,13 @@ clean:  ## remove everything that make wrote, .venv included
 	rm -rf $(VENV) build dist demo-output htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One environment, filled as far as a verb needs: .venv/.demo, .venv/.site, .venv/.test and .venv/.dev are stamps named
-# like the extras. A larger extra contains the smaller ones, so it sets their stamps too.
+# One environment, filled as far as a verb needs: .venv/.demo, .venv/.site, .venv/.test, .venv/.notebooks and .venv/.dev are stamps
+# named like the extras. A larger extra contains the smaller ones, so it sets their stamps too.
 covers_test := demo site
-covers_dev := demo site test
+covers_notebooks := demo
+covers_dev := demo site test notebooks
 SOURCES := pyproject.toml constraints.txt peers.txt $(wildcard CMakeLists.txt csrc/*)
-$(VENV)/.demo $(VENV)/.site $(VENV)/.test $(VENV)/.dev $(VENV)/.release: $(VENV)/.%: $(SOURCES) | $(PY)
+$(VENV)/.demo $(VENV)/.site $(VENV)/.test $(VENV)/.dev $(VENV)/.release $(VENV)/.notebooks: $(VENV)/.%: $(SOURCES) | $(PY)
 	@echo 'Setting up $(VENV) for "$*" (the first time takes a minute or more)'
 	$(INSTALL) -c constraints.txt -e '.[$*]'
 	$(if $(filter test dev,$*),$(INSTALL) --no-deps -r peers.txt)

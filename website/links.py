@@ -20,8 +20,8 @@ LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
 
 def within_site(markdown: str, uri: str) -> str:
-    """The page's text with links to examples and results going to the pages made of them, and
-    examples that are named becoming links.
+    """The page's text with links to examples, notebooks and results going to the pages made of
+    them, and examples that are named becoming links.
 
     ``uri`` is the page's place in docs/; what README.md links to is seen from the top."""
 
@@ -46,7 +46,7 @@ def _place(target: str, uri: str) -> str | None:
     if outside.startswith("benchmarks/results/"):
         name = posixpath.splitext(posixpath.basename(outside))[0]
         outside = f"benchmarks/{name}.md"
-    elif outside.startswith("examples/"):
+    elif outside.startswith("examples/") or outside.endswith(".ipynb"):
         outside = f"{posixpath.splitext(outside)[0]}.md"
     elif outside in TOP:
         outside = TOP[outside]

@@ -1,5 +1,5 @@
 """Pages that are made: from the README, the changelog, the registry of solvers, the recorded
-results, the examples."""
+results, the notebooks, the examples."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import links
+import notebooks
 import reference
 import results
 import solvers
@@ -14,13 +15,14 @@ import solvers
 ROOT = Path(__file__).parents[1]
 
 
-def made() -> Iterator[tuple[str, str]]:
-    """The place in the site, the text, of every such page."""
+def made() -> Iterator[tuple[str, str | bytes]]:
+    """The place in the site, the text, of every such page; and pictures of notebooks."""
     for name, uri in links.TOP.items():
         yield uri, (ROOT / name).read_text()
     yield "site.css", (Path(__file__).parent / "site.css").read_text()
     yield from reference.pages()
     yield from solvers.pages()
     yield from results.pages(ROOT / "benchmarks" / "results")
+    yield from notebooks.pages(ROOT / "docs" / "notebooks")
     for path in sorted((ROOT / "examples").glob("*.py")):
         yield f"examples/{path.stem}.md", f"# {path.name}\n\n```python\n{path.read_text()}```\n"

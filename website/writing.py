@@ -25,8 +25,8 @@ def write(folder: Path) -> None:
     shutil.copytree(pages.ROOT / "docs", target)
     for path in sorted(target.rglob("*.md")):
         _write(target, str(path.relative_to(target)), path.read_text())
-    for uri, text in pages.made():
-        _write(target, uri, text)
+    for uri, content in pages.made():
+        _write(target, uri, content)
     # for formulas, where the reader has no font that knows how to stretch brackets
     (target / "fonts").mkdir()
     shutil.copy(Path(ziamath.__file__).parent / "fonts" / FONT, target / "fonts" / FONT)
@@ -35,9 +35,12 @@ def write(folder: Path) -> None:
     (folder / "mkdocs.yml").write_text(navigation.placed(settings, pages.ROOT, folder))
 
 
-def _write(target: Path, uri: str, text: str) -> None:
+def _write(target: Path, uri: str, content: str | bytes) -> None:
     path = target / uri
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".md":
-        text = formulas.drawn(links.within_site(text, uri))
-    path.write_text(text)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif path.suffix == ".md":
+        path.write_text(formulas.drawn(links.within_site(content, uri)))
+    else:
+        path.write_text(content)

@@ -14,7 +14,7 @@ WEBSITE = Path(__file__).parents[2] / "website"
 @pytest.fixture(scope="module")
 def website():
     """The modules of website/ by name, forgotten afterwards: they have names of everyday."""
-    for package in ("latex2mathml", "yaml", "ziamath"):
+    for package in ("latex2mathml", "nbconvert", "yaml", "ziamath"):
         pytest.importorskip(package, reason=f"{package} is not installed: make site")
     # docstrings.py is for griffe
     names = {file.stem for file in WEBSITE.glob("*.py")} - {"__main__", "docstrings"}

@@ -81,12 +81,35 @@ def test_results_have_a_page_with_their_figures(made, path):
             assert f"| {entry['group']} |" in page
 
 
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_has_a_page_with_all_of_it_and_the_file(made, path):
+    page = made[f"notebooks/{path.stem}.md"]
+    cells = json.loads(path.read_text())["cells"]
+    title = cells[0]["source"][0].strip()
+    assert page.startswith(f"{title}\n")
+    assert f"| [{title[2:]}]({path.name}) | " in made["notebooks/index.md"]
+    for cell in cells[1:]:
+        assert "".join(cell["source"]).rstrip() in page
+    assert f'<a href="../{path.name}" download>' in page
+    pictures = re.findall(r"!\[[^]]+\]\((\S+\.png)\)", page)
+    shown = [out for cell in cells for out in cell.get("outputs", ())]
+    assert len(pictures) == sum("image/png" in out.get("data", {}) for out in shown)
+    for name in pictures:
+        assert made[f"notebooks/{name}"].startswith(b"\x89PNG")
+
+
 def test_links_out_of_docs_go_to_the_pages_made_of_files(website):
     moved = website["links"].within_site
     assert moved("[a](../examples/cnf.py)", "training.md") == "[a](examples/cnf.md)"
     assert moved("[a](docs/check.md#b)", "index.md") == "[a](check.md#b)"
     assert moved("[a](../benchmarks/results/ops.json)", "a.md") == "[a](benchmarks/ops.md)"
     assert moved("[a](CONTRIBUTING.md)", "index.md") == "[a](contributing.md)"
+    assert moved("[a](notebooks/b.ipynb#c)", "a.md") == "[a](notebooks/b.md#c)"
+    assert moved("[a](../check.md)", "notebooks/b.md") == "[a](../check.md)"
+    assert moved("![a](b_1.png)", "notebooks/b.md") == "![a](b_1.png)"
     assert moved("`examples/cnf.py`", "a.md") == "[`examples/cnf.py`](examples/cnf.md)"
     assert moved("[a](https://a.b/c.md)", "index.md") == "[a](https://a.b/c.md)"
 
