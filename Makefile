@@ -1,4 +1,5 @@
-# Every verb does its own set-up: a bare machine needs Python 3.10 or newer, a C++ compiler and make.
+# Every verb does its own set-up: a bare machine needs Python 3.10 or newer and make. Without a C++ compiler the slow
+# reference kernels run, and say so.
 # PYTHON=... picks the interpreter, INSTALLER=uv installs with uv, ARGS=... goes to pytest (make test ARGS="-k order").
 # Where packages come from is left to pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS).
 PYTHON ?= python3
@@ -80,8 +81,8 @@ gallery: $(VENV)/.test  ## train the examples and draw the pictures of docs/gall
 coverage: $(VENV)/.test  ## run the tests and require 95 % coverage
 	$(PYTEST) --cov --cov-report=term-missing $(ARGS)
 
-release-check: $(VENV)/.release  ## build the wheels, install each into an environment of its own and use it there
-	$(PY) release check
+release-check: $(VENV)/.release  ## build the wheels, install each into a fresh environment and use it there; ARGS="python3.10 ..." with these
+	$(PY) release check $(ARGS)
 
 clean:  ## remove everything that make wrote, .venv included
 	rm -rf $(VENV) build dist demo-output htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
@@ -92,10 +93,16 @@ clean:  ## remove everything that make wrote, .venv included
 covers_test := demo site
 covers_dev := demo site test
 SOURCES := pyproject.toml constraints.txt peers.txt $(wildcard CMakeLists.txt csrc/*)
+# Set up without a C++ compiler, on the reference kernels: set up again as soon as there is one.
+WITHOUT := $(VENV)/.without-cxx
+ifneq ($(and $(wildcard $(WITHOUT)),$(shell command -v $(CXX) 2>/dev/null)),)
+$(shell rm -f $(WITHOUT) $(VENV)/.demo $(VENV)/.site $(VENV)/.test $(VENV)/.dev $(VENV)/.release)
+endif
 $(VENV)/.demo $(VENV)/.site $(VENV)/.test $(VENV)/.dev $(VENV)/.release: $(VENV)/.%: $(SOURCES) | $(PY)
 	@echo 'Setting up $(VENV) for "$*" (the first time takes a minute or more)'
 	$(INSTALL) -c constraints.txt -e '.[$*]'
 	$(if $(filter test dev,$*),$(INSTALL) --no-deps -r peers.txt)
+	@command -v $(CXX) >/dev/null || touch $(WITHOUT)
 	@touch $(addprefix $(VENV)/.,$* $(covers_$*))
 
 $(PY):
