@@ -34,7 +34,7 @@ PURE = ("-C", "wheel.cmake=false", "-C", "wheel.py-api=py3")
 MODEL = """import odesolve as ode
 
 def load():
-    return ode.problems.gaussian(0.0, 0.5, (2,)).model(ode.paths.VP())
+    return ode.problems.gaussian(std=0.5, shape=(2,)).model(ode.paths.VP())
 """
 WHAT_RUNS = """import platform, odesolve
 print(platform.python_version(), odesolve.backend().devices["cpu"], flush=True)"""
@@ -127,7 +127,7 @@ def _try_out(wheel: Path, backend: str, folder: Path) -> None:
     (folder / "mine.py").write_text(MODEL)
     (folder / "example.py").write_text(example())
     print(_run(python, "example.py", cwd=folder))
-    print(_run(python, "-m", "odesolve", *PROFILE.split(), cwd=folder))
+    print(_run(python, "-m", "odesolve", *PROFILE.split(), cwd=folder), flush=True)
     end = time.perf_counter()
     found = _run(python, "-c", WHAT_RUNS, cwd=folder).splitlines()[0]
     version, kernels = found.split()
@@ -135,7 +135,8 @@ def _try_out(wheel: Path, backend: str, folder: Path) -> None:
         raise SystemExit(f"{wheel.name} runs {kernels} kernels where {backend} were due")
     print(
         f"{wheel.name} on Python {version}: installed in {installed - begin:.0f} s, "
-        f"used in {end - installed:.0f} s, {backend} kernels\n"
+        f"used in {end - installed:.0f} s, {backend} kernels\n",
+        flush=True,
     )
 
 

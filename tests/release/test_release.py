@@ -8,11 +8,13 @@ import os
 import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import odesolve as ode
+from odesolve import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +34,16 @@ def test_the_example_is_the_first_of_the_readme(release):
     assert example.startswith("import odesolve as ode")
     assert "ode.sample(" in example
     compile(example, "example", "exec")
+
+
+def test_the_model_in_another_folder_can_be_profiled(release, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(release["MODEL"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "mine", None)
+    del sys.modules["mine"]
+    assert cli.main(release["PROFILE"].split()) == 0
+    assert "dpmpp_2m" in capsys.readouterr().out
 
 
 def test_the_changelog_is_dated(release):
