@@ -4,7 +4,8 @@ positional arguments.
 They take the arguments of ``reference`` and return False, with nothing written, for those that they
 leave to it: tensors that are no plain CPU tensors or are watched by autograd, outputs that overlap
 something, shapes that do not fit. Importing this fails, with the reason, where they cannot run at
-all."""
+all: with ModuleNotFoundError where they were not compiled, on which tests skip, and with
+ImportError where something is wrong with them."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def _load():
     try:
         module = importlib.import_module("odesolve._native")
     except ModuleNotFoundError as e:
-        raise ImportError(
+        raise ModuleNotFoundError(
             "the kernels in C++ were not compiled: install g++ and python3-dev, then odesolve again"
         ) from e
     except ImportError as e:

@@ -375,8 +375,8 @@ def _along(dim: int) -> tuple[int, ...]:
 
 
 def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[Scale]) -> None:
-    """total <- the weighted sum of ins, without temporaries of its size where the weights are
-    numbers."""
+    """total <- the weighted sum of ins, with the bits of ``combined``: no product is fused with its
+    sum, as ``add_(x, alpha=w)`` would."""
     weighed = zip(ins, row, strict=True)
     terms = [(x, w) for x, w in weighed if isinstance(w, Tensor) or w != 0.0]
     if not terms:
@@ -390,7 +390,7 @@ def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[Scale]) -> Non
             else:
                 total.copy_(term)
         elif k:
-            total.add_(x, alpha=w)
+            total.add_(x.to(total.dtype) * w)
         elif x.dtype == total.dtype:
             torch.mul(x, w, out=total)
         else:

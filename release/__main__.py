@@ -1,9 +1,10 @@
-"""python release check | prepare VERSION: what stands between main and a release.
+"""python release check [PYTHON ...] | prepare VERSION: what stands between main and a release.
 
-``check`` builds the source distribution, the wheel with compiled kernels and the one without,
-installs each wheel into an environment of its own, without optional packages, and runs there the
-README's example and ``odesolve profile`` on a model in another folder. ``prepare`` writes the new
-version where it stands and dates the changelog's Unreleased section.
+``check`` builds the source distribution, from it the wheel with compiled kernels, and the one
+without. It makes an environment of each interpreter, of this one unless some are named, without
+optional packages, installs the wheels there one after the other, and runs with each the README's
+example and ``odesolve profile`` on a model in another folder. ``prepare`` writes the new version
+where it stands and dates the changelog's Unreleased section.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,32 +34,36 @@ PURE = ("-C", "wheel.cmake=false", "-C", "wheel.py-api=py3")
 MODEL = """import odesolve as ode
 
 def load():
-    return ode.problems.gaussian(0.0, 0.5, (2,)).model(ode.paths.VP())
+    return ode.problems.gaussian(std=0.5, shape=(2,)).model(ode.paths.VP())
 """
+WHAT_RUNS = """import platform, odesolve
+print(platform.python_version(), odesolve.backend().devices["cpu"], flush=True)"""
 PROFILE = "profile mine:load --shape 16,2 --nfe 4,6 --solvers ddim,dpmpp_2m"
 
 
 def main(given: list[str]) -> None:
     """Run one verb."""
-    if given == ["check"]:
-        check()
+    if given[:1] == ["check"]:
+        check(given[1:] or [sys.executable])
     elif len(given) == 2 and given[0] == "prepare":
         prepare(given[1], datetime.date.today())
     else:
         raise SystemExit(__doc__)
 
 
-def check() -> None:
-    """Raise SystemExit with what is wrong; print what was done."""
+def check(pythons: list[str]) -> None:
+    """Raise SystemExit with what is wrong; print what was done, with each of the interpreters."""
     problems = list(faults())
     if problems:
         raise SystemExit("\n".join(problems))
     shutil.rmtree(OUT, ignore_errors=True)
-    native = _built("--sdist", "--wheel", "--outdir", str(OUT))
+    native = _built("-C", "cmake.define.ODESOLVE_NATIVE=ON", "--outdir", str(OUT))
     pure = _built("--wheel", *PURE, "--outdir", str(OUT / "pure"))
-    for wheel, backend in ((native, "native"), (pure, "reference")):
-        _try_out(wheel, backend)
-        print(f"{wheel.name}: installed and run, {backend} kernels")
+    for python in pythons:
+        with tempfile.TemporaryDirectory() as name:
+            _run(python, "-m", "venv", f"{name}/venv")
+            for wheel, backend in ((native, "native"), (pure, "reference")):
+                _try_out(wheel, backend, Path(name))
 
 
 def faults() -> Iterator[str]:
@@ -110,24 +116,28 @@ def _built(*options: str) -> Path:
     return next(Path(options[-1]).glob("*.whl"))
 
 
-def _try_out(wheel: Path, backend: str) -> None:
-    """Install a wheel into an environment of its own and use it from another folder."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _run(sys.executable, "-m", "venv", str(folder / "venv"))
-        python = folder / "venv" / "bin" / "python"
-        pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        _run(*pip, "-c", str(ROOT / "constraints.txt"), str(wheel))
-        (folder / "mine.py").write_text(MODEL)
-        (folder / "example.py").write_text(example())
-        _run(str(python), "example.py", cwd=folder)
-        _run(str(python), "-m", "odesolve", *PROFILE.split(), cwd=folder)
-        asked = "import odesolve; print(odesolve.backend().devices['cpu'], end='')"
-        answer = subprocess.run(
-            [str(python), "-c", asked], cwd=folder, capture_output=True, text=True, check=True
-        )
-        if answer.stdout != backend:
-            raise SystemExit(f"{wheel.name} runs {answer.stdout} kernels where {backend} were due")
+def _try_out(wheel: Path, backend: str, folder: Path) -> None:
+    """Install a wheel in the environment of this folder, in place of another, and use it there."""
+    begin = time.perf_counter()
+    python = f"{folder}/venv/bin/python"
+    pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    _run(*pip, "uninstall", "--yes", "odesolve")
+    _run(*pip, "install", "-c", str(ROOT / "constraints.txt"), str(wheel))
+    installed = time.perf_counter()
+    (folder / "mine.py").write_text(MODEL)
+    (folder / "example.py").write_text(example())
+    print(_run(python, "example.py", cwd=folder))
+    print(_run(python, "-m", "odesolve", *PROFILE.split(), cwd=folder), flush=True)
+    end = time.perf_counter()
+    found = _run(python, "-c", WHAT_RUNS, cwd=folder).splitlines()[0]
+    version, kernels = found.split()
+    if kernels != backend:
+        raise SystemExit(f"{wheel.name} runs {kernels} kernels where {backend} were due")
+    print(
+        f"{wheel.name} on Python {version}: installed in {installed - begin:.0f} s, "
+        f"used in {end - installed:.0f} s, {backend} kernels\n",
+        flush=True,
+    )
 
 
 def example() -> str:
@@ -138,10 +148,12 @@ def example() -> str:
     return match[1]
 
 
-def _run(*command: str, cwd: Path | None = None) -> None:
+def _run(*command: str, cwd: Path | None = None) -> str:
+    """What a command printed. Raises SystemExit, with it, where the command fails."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
 
 
 if __name__ == "__main__":

@@ -3,16 +3,30 @@ written to it."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch._dynamo.trace_rules import get_torch_obj_rule_map
 
+import odesolve as ode
 from odesolve import paths
 from tests.products import LONG, spread
 
 torch.set_num_threads(1)  # for tensors of this size more threads only cost
 torch.manual_seed(0)  # for networks that test modules make as they are imported
+
+
+# Without kernels in C++ the reference runs. The header says so, and why; every process that a test
+# starts would say it again where its errors are read.
+if importlib.util.find_spec("odesolve._native") is None and not torch.cuda.is_available():
+    os.environ.setdefault("ODESOLVE_BACKEND", "reference")
+
+
+def pytest_report_header():
+    return f"kernels: {ode.backend()}"
 
 
 def pytest_collection_modifyitems(config, items):
@@ -45,6 +59,17 @@ def _alone():
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@pytest.fixture
+def cxx():
+    """A C++ compiler as torch.compile looks for it: tests that compile skip where there is none."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        pytest.skip("torch.compile needs a C++ compiler, and none was found: install g++")
 
 
 PATHS = {

@@ -140,8 +140,8 @@ def _of_parameters(notebook: dict[str, Any]) -> Iterator[str]:
             continue
         values[ast.unparse(line.targets[0])] = line.value.value
     for name, small in first["metadata"]["short"].items():
-        if name not in values or not 0 < small < values[name]:
-            yield f"{name} has no value that {small} is smaller than"
+        if small == values.get(name, small):
+            yield f"{name} is no parameter with another value than {small}"
 
 
 def _of_cell(cell: dict[str, Any], number: int) -> Iterator[str]:

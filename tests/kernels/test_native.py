@@ -17,9 +17,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from odesolve.kernels import dispatch, native, philox, reference
+from odesolve.kernels import dispatch, philox, reference
 from odesolve.kernels.reference import ErrorNorm
 
+native = pytest.importorskip("odesolve.kernels.native")
 LONG = os.environ.get("ODESOLVE_LONG") == "1"  # this file is a script, too, and imports no test
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 EPS = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from odesolve.kernels import native, philox, reference
+from odesolve.kernels import philox, reference
 
 from tests.products import product
 from tests.rows import rows
 
+native = pytest.importorskip("odesolve.kernels.native")
 SIZES = [1, 15, 16, 17, 511, 1025, 5000]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}

@@ -69,6 +69,7 @@ def test_kinds_of_models(model):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("cxx")
 def test_inductor():
     """The default compiler, once: code is generated and agrees to rounding."""
     sampler = ode.Sampler(ode.Model(net, paths.VP(), "noise"), "dpmpp_2m_sde", 4, "karras")
