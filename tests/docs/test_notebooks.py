@@ -119,7 +119,9 @@ FAULTS = {
     "or no small values": lambda cells, held: cells[1]["metadata"].pop("short"),
     "a tag on another": lambda cells, held: cells[2]["metadata"].update(tags=["parameters"]),
     "no parameter, a name": lambda cells, held: cells[1].update(source="samples = len('abc')"),
-    "samples is no parameter": lambda cells, held: cells[1]["metadata"].update(short={"samples": 9}),
+    "samples is no parameter": lambda cells, held: cells[1]["metadata"].update(
+        short={"samples": 9}
+    ),
     "steps is no parameter": lambda cells, held: cells[1]["metadata"].update(short={"steps": 1}),
     "cell 2: was the 7th": lambda cells, held: cells[2].update(execution_count=7),
     "cell 2: was the Noneth": lambda cells, held: cells[2].update(execution_count=None),
