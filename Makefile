@@ -90,7 +90,7 @@ release-check: $(VENV)/.release  ## build the wheels, install each into a fresh 
 	$(PY) release check $(ARGS)
 
 clean:  ## remove everything that make wrote, .venv included
-	rm -rf $(VENV) build dist demo-output htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo-output htmlcov .coverage .coverage.* .pytest_cache benchmarks/.pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment, filled as far as a verb needs: .venv/.demo, .venv/.site, .venv/.test, .venv/.notebooks and .venv/.dev are stamps
