@@ -15,8 +15,9 @@ from pathlib import Path
 
 import timing
 
-# Ratios of the same code differ so much between runs, by where its memory happens to lie: the commit
-# that was recorded, timed again a day later beside its successor, was 3 to 20 % below its record.
+# Ratios of the same code differ so much between runs, by where its memory happens to lie: the
+# commit that was recorded, timed again a day later beside its successor, was 3 to 20 % below its
+# record.
 BETWEEN_RUNS = 0.25
 
 
