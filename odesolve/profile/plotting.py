@@ -78,10 +78,10 @@ def draw(
     every = best_lines(profile, metric)
     lines = [rows for solver, rows in every.items() if solver in styles]
     for rows, twin, rank in _beside(lines, profile.rounding):
-        says = f"{_short(rows[0])}, {rows[0].grid}"
+        says = f"{rows[0].label}, {rows[0].grid}"
         aside = {}
         if twin is not None:
-            says = f"{_short(rows[0])} (= {twin.solver}, beside it), {rows[0].grid}"
+            says = f"{rows[0].label} (= {twin.label}, beside it), {rows[0].grid}"
             aside = {"transform": _moved(panel, rank)}
         x = [r.calls for r in rows]
         y = [r.error(metric) for r in rows]
@@ -184,11 +184,6 @@ def best_lines(profile: Profile, metric: str) -> dict[str, list[Row]]:
     for rows in profile.lines(metric).values():
         out.setdefault(rows[0].solver, rows)
     return out
-
-
-def _short(row: Row) -> str:
-    """The label without the start of a multistep method."""
-    return f"{row.solver}, AFS" if row.options.get("afs") else row.solver
 
 
 def _styles(profiles: Sequence[Profile], metric: str) -> dict[str, dict]:

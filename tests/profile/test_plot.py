@@ -65,6 +65,7 @@ def test_every_line_is_in_the_legend_and_none_is_cut(found):
     (panel,) = found.plot().axes
     texts = [t.get_text() for t in panel.get_legend().get_texts()]
     assert len(texts) == len(_drawn(panel))
+    assert any(text.startswith("ipndm_4(afs), ") for text in texts)  # as one would type it
     low, high = panel.get_xlim()
     bottom, top = panel.get_ylim()
     for line in _drawn(panel):
