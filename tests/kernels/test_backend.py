@@ -96,7 +96,7 @@ def test_without_the_compiled_module_the_reference_runs_and_says_so_once():
     model = ode.Model(lambda x, t: 0.5 * x, ode.paths.VP(), "noise")
     want = ode.sample(model, (2, 3), "dpmpp_2m_sde", 4, seed=0).flatten()
     got = torch.tensor([float(word) for line in lines for word in line.split()])
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=0.0)  # a few units in the last place
     assert done.stderr == (
         "the slow reference kernels run on the CPU: the kernels in C++ were not compiled: "
         "install g++ and python3-dev, then odesolve again\n"
